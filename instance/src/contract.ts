@@ -1,0 +1,141 @@
+import { z } from 'zod'
+
+/**
+ * What control plane and instance agree on. The control plane writes one line of JSON, a {@link Boot}, to the
+ * standard input of the instance it starts: so nothing secret stands in the container's definition, its
+ * environment, its arguments or on a disk.
+ */
+
+/** Environment of a container: nothing in it is secret. `SDP_BOOT=stdin` makes the instance wait for its {@link Boot} line. */
+export const bootVariable = 'SDP_BOOT'
+
+/** Exit codes of an instance process, so that the fleet can name the reason. */
+export const exitCodes = { bootMissing: 64, bootInvalid: 65, portInUse: 66, internal: 70 } as const
+
+export const toolsets = [
+  'core',
+  'requests_extra',
+  'approvals',
+  'problems',
+  'changes',
+  'releases',
+  'assets',
+  'cmdb',
+  'projects',
+  'solutions',
+  'purchasing',
+  'announcements',
+  'destructive',
+  'advanced',
+] as const
+export type Toolset = (typeof toolsets)[number]
+
+export const dataCenters = ['US', 'EU', 'IN', 'AU', 'CN', 'JP', 'CA', 'UK', 'SA', 'AE'] as const
+export type DataCenter = (typeof dataCenters)[number]
+
+/** Accounts and API hosts of each data center; never derived from one another (fact sheet 1.1). */
+export const dataCenterHosts: Record<DataCenter, { api: string; accounts: string; console: string }> = {
+  US: dc('sdpondemand.manageengine.com', 'accounts.zoho.com', 'api-console.zoho.com'),
+  EU: dc('sdpondemand.manageengine.eu', 'accounts.zoho.eu', 'api-console.zoho.eu'),
+  IN: dc('sdpondemand.manageengine.in', 'accounts.zoho.in', 'api-console.zoho.in'),
+  AU: dc('servicedeskplus.net.au', 'accounts.zoho.com.au', 'api-console.zoho.com.au'),
+  CN: dc('servicedeskplus.cn', 'accounts.zoho.com.cn', 'api-console.zoho.com.cn'),
+  JP: dc('servicedeskplus.jp', 'accounts.zoho.jp', 'api-console.zoho.jp'),
+  CA: dc('servicedeskplus.ca', 'accounts.zohocloud.ca', 'api-console.zohocloud.ca'),
+  UK: dc('servicedeskplus.uk', 'accounts.zoho.uk', 'api-console.zoho.uk'),
+  SA: dc('servicedeskplus.sa', 'accounts.zoho.sa', 'api-console.zoho.sa'),
+  AE: dc('servicedeskplus.ae', 'accounts.zoho.ae', 'api-console.zoho.ae'),
+}
+function dc(api: string, accounts: string, console: string) {
+  return { api: `https://${api}`, accounts: `https://${accounts}`, console: `https://${console}` }
+}
+
+export const connectionStates = ['connected', 'needs-authorization', 'needs-reauthorization'] as const
+export type ConnectionState = (typeof connectionStates)[number]
+
+export const sdpSettings = z.object({
+  dataCenter: z.enum(dataCenters),
+  /** the `<portal>` of `/app/<portal>/api/v3` */
+  portal: z.string().min(1),
+  /** origin of the SDP site, no path */
+  baseUrl: z.url(),
+  /** origin of the accounts server, no path */
+  accountsUrl: z.url(),
+})
+export type SdpSettings = z.infer<typeof sdpSettings>
+
+export const boot = z.object({
+  version: z.literal(1),
+  user: z.object({ id: z.uuid(), username: z.string(), displayName: z.string(), email: z.string().nullable() }),
+  generation: z.number().int().positive(),
+  listen: z.object({ host: z.string(), port: z.number().int().min(1).max(65535) }),
+  /** who may sign the statements this instance accepts: Ed25519 public keys as JWK, each with its `kid` */
+  statementKeys: z.array(z.record(z.string(), z.unknown())).min(1),
+  database: z.object({
+    host: z.string(),
+    port: z.number().int(),
+    database: z.string(),
+    user: z.string(),
+    password: z.string(),
+  }),
+  /** base64; opens and seals this user's tokens */
+  dataKey: z.string(),
+  sdp: sdpSettings,
+  toolsets: z.array(z.enum(toolsets)),
+  readOnly: z.boolean(),
+  logLevel: z.string().default('info'),
+})
+export type Boot = z.infer<typeof boot>
+
+/** Name of the database role of one user's instance. Row-level security in 0001_init.sql spells it the same way. */
+export function databaseRole(userId: string): string {
+  return `sdpmcp_u_${userId.replaceAll('-', '')}`
+}
+
+/** Where a sealed column lives: the associated data of its seal. */
+export function sealContext(table: string, column: string, userId: string): string {
+  return `${table}.${column}:${userId}`
+}
+
+/**
+ * The signed statement of who is calling: a JWT (EdDSA), issuer {@link statementIssuer}, audience
+ * {@link statementAudience}, at most {@link statementLifeSeconds} old, in `Authorization: Bearer`.
+ */
+export const statementIssuer = 'sdp-mcp'
+export const statementLifeSeconds = 300
+export function statementAudience(userId: string, generation: number): string {
+  return `instance:${userId}:${generation}`
+}
+export const statementClaims = z.object({
+  /** `mcp`: the user's client. `control`: the control plane itself; the only purpose that may call `/control/*`. */
+  purpose: z.enum(['mcp', 'control']),
+  /** username */
+  sub: z.string(),
+})
+export type StatementClaims = z.infer<typeof statementClaims>
+
+/** `GET /healthz` of an instance; needs no statement and tells nothing secret. */
+export const health = z.object({
+  status: z.literal('ok'),
+  /** equals {@link statementAudience}: proves that the process behind an address is the one we mean */
+  audience: z.string(),
+  version: z.string(),
+  uptimeSeconds: z.number(),
+  sessions: z.number().int(),
+})
+export type Health = z.infer<typeof health>
+
+/**
+ * `POST /control/connection/exchange`: exchange the grant code waiting in oauth_tokens, if any. Repeatable.
+ * `POST /control/connection/revoke`: revoke at Zoho and erase the tokens.
+ * Both answer 200 with this body; `reasonCode` and `reason` tell why it is not `connected`.
+ */
+export const connectionReport = z.object({
+  state: z.enum(connectionStates),
+  scopes: z.array(z.string()),
+  /** e.g. `grant-code-rejected`, `client-rejected`, `accounts-unavailable`, `refresh-token-rejected` */
+  reasonCode: z.string().nullable(),
+  /** a sentence with Zoho's reason and the next step; shown to admins as it is */
+  reason: z.string().nullable(),
+})
+export type ConnectionReport = z.infer<typeof connectionReport>

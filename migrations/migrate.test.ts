@@ -1,0 +1,33 @@
+import pg from 'pg'
+import { expect, inject, test } from 'vitest'
+import { migrate } from './migrate.ts'
+import { cloneDatabase } from './testing.ts'
+
+const tables = 'select table_name from information_schema.tables where table_schema = current_schema() order by 1'
+
+test('twenty processes migrating an empty database at once apply each file exactly once', async () => {
+  const server = inject('postgres')
+  await using empty = await cloneDatabase(server)
+  const admin = new pg.Client({ ...empty })
+  await admin.connect()
+  await admin.query('drop schema public cascade; create schema public')
+  const runs = await Promise.all(Array.from({ length: 20 }, () => migrate({ ...empty })))
+  expect(runs.flat().sort()).toEqual(['0001_init'])
+  const { rows } = await admin.query<{ table_name: string }>(tables)
+  expect(rows.map(row => row.table_name)).toContain('oauth_tokens')
+  await admin.end()
+})
+
+test('migrating again changes nothing', async () => {
+  await using database = await cloneDatabase(inject('postgres'))
+  expect(await migrate({ ...database })).toEqual([])
+})
+
+test('a database that a newer version has migrated is left alone by an older one', async () => {
+  await using database = await cloneDatabase(inject('postgres'))
+  const client = new pg.Client({ ...database })
+  await client.connect()
+  await client.query("insert into schema_migrations (name, run_on) values ('9999_of_a_newer_version', now())")
+  await client.end()
+  expect(await migrate({ ...database })).toEqual([])
+})

@@ -1,0 +1,82 @@
+import { randomBytes } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import pg from 'pg'
+import type { TestProject } from 'vitest/node'
+import { startEmbeddedPostgres } from './embedded.ts'
+import { migrate } from './migrate.ts'
+
+export type DatabaseConnection = { host: string; port: number; user: string; password: string; database: string }
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    postgres: DatabaseConnection
+  }
+}
+
+const template = 'sdp_mcp_template'
+
+/** Vitest global set-up: one PostgreSQL server with a migrated template database, for all test files. */
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-test-postgres-'))
+  const server = await startEmbeddedPostgres({
+    folder,
+    port: await freePort(),
+    user: 'sdpmcpservice',
+    password: randomBytes(16).toString('hex'),
+    // durability is not what tests ask for, speed is
+    settings: { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '300' },
+  })
+  const connection = {
+    host: '127.0.0.1',
+    port: server.port,
+    user: server.user,
+    password: server.password,
+    database: 'postgres',
+  }
+  await query(connection, `create database ${template}`)
+  await migrate({ ...connection, database: template })
+  project.provide('postgres', connection)
+  return async () => {
+    await server.stop()
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+/**
+ * A database of its own for one test file, cloned from the migrated template.
+ * @param server - `inject('postgres')` of vitest
+ */
+export async function cloneDatabase(server: DatabaseConnection): Promise<DatabaseConnection & AsyncDisposable> {
+  const database = `test_${randomBytes(6).toString('hex')}`
+  await query(server, `create database ${database} template ${template}`)
+  return {
+    ...server,
+    database,
+    [Symbol.asyncDispose]: () => query(server, `drop database if exists ${database} with (force)`),
+  }
+}
+
+async function query(connection: DatabaseConnection, sql: string): Promise<void> {
+  const client = new pg.Client(connection)
+  await client.connect()
+  try {
+    await client.query(sql)
+  } finally {
+    await client.end()
+  }
+}
+
+/** A port nobody listens on at the moment. */
+export function freePort(): Promise<number> {
+  return new Promise((done, failed) => {
+    const probe = createServer()
+    probe.once('error', failed)
+    probe.listen(0, '127.0.0.1', () => {
+      const { port } = probe.address() as { port: number }
+      probe.close(() => done(port))
+    })
+  })
+}

@@ -1,0 +1,14 @@
+import { defineConfig } from 'vitest/config'
+
+// Unit and integration tests; the black-box tests on a real Docker Engine have their own file in e2e/.
+export default defineConfig({
+  test: {
+    include: ['**/*.test.ts'],
+    exclude: ['e2e/**', '**/node_modules/**', '**/dist/**'],
+    globalSetup: ['migrations/testing.ts'],
+    // two cores, and PostgreSQL works beside us
+    maxWorkers: 2,
+    testTimeout: 20_000,
+    hookTimeout: 60_000,
+  },
+})
