@@ -60,7 +60,13 @@ export type ObservedInstance = {
  * `unreachable` the engine does not answer · `image-missing` · `port-taken` another program holds the port ·
  * `no-space` disk full · `network-exhausted` no free subnet · `refused` anything else the engine said
  */
-export type RuntimeErrorKind = 'unreachable' | 'image-missing' | 'port-taken' | 'no-space' | 'network-exhausted' | 'refused'
+export type RuntimeErrorKind =
+  | 'unreachable'
+  | 'image-missing'
+  | 'port-taken'
+  | 'no-space'
+  | 'network-exhausted'
+  | 'refused'
 
 export class RuntimeError extends Error {
   readonly kind: RuntimeErrorKind

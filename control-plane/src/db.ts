@@ -1,0 +1,212 @@
+import pg from 'pg'
+import { AppError } from './errors.ts'
+
+/** The only importer of pg in the control plane. */
+
+export type Row = Record<string, unknown>
+
+export interface Queryable {
+  /** Runs one parametrised statement and returns its rows. */
+  query<T = Row>(sql: string, values?: unknown[]): Promise<T[]>
+}
+
+export interface Db extends Queryable {
+  /** Runs `work` in one transaction on one connection; rolls back when it throws. */
+  withTx<T>(work: (tx: Queryable) => Promise<T>): Promise<T>
+  /**
+   * Runs `work` while holding the session advisory lock named `key`, waiting for it if necessary. Other
+   * processes on this database wait for each other; a crashed holder frees it by losing its connection.
+   */
+  withLock<T>(key: string, work: () => Promise<T>): Promise<T>
+  /** Sends a notification; inside a transaction use {@link notifySql}, so that it is sent with the commit. */
+  notify(channel: string, payload: string): Promise<void>
+  /**
+   * Calls `handler` for each notification, and with `null` after the listening connection was (re)opened:
+   * then something may have been missed, so look at everything.
+   */
+  listen(
+    channel: string,
+    handler: (payload: string | null) => void,
+  ): Promise<{ connected(): boolean; close(): Promise<void> }>
+  close(): Promise<void>
+}
+
+export const notifySql = 'select pg_notify($1, $2)'
+
+export type DbOptions = {
+  host: string
+  port: number
+  database: string
+  user: string
+  password: string
+  /** most connections of the pool; the listening connection and locks come on top */
+  max?: number
+  onError?: (error: Error) => void
+}
+
+const statementTimeoutMs = 10_000
+const connectTimeoutMs = 5_000
+
+export function createDb(options: DbOptions): Db {
+  const connection = {
+    host: options.host,
+    port: options.port,
+    database: options.database,
+    user: options.user,
+    password: options.password,
+    application_name: 'sdp-mcp-control-plane',
+    connectionTimeoutMillis: connectTimeoutMs,
+    statement_timeout: statementTimeoutMs,
+    // the server may vanish without a word: the client gives up by itself, too
+    query_timeout: statementTimeoutMs + 2_000,
+    keepAlive: true,
+  }
+  const pool = new pg.Pool({ ...connection, max: options.max ?? 10, idleTimeoutMillis: 30_000 })
+  // locks are held while engines work, which is long: they must not starve the queries
+  const lockPool = new pg.Pool({
+    ...connection,
+    max: 20,
+    idleTimeoutMillis: 10_000,
+    statement_timeout: 0,
+    query_timeout: 0,
+  })
+  const onError = options.onError ?? (() => {})
+  pool.on('error', onError)
+  lockPool.on('error', onError)
+
+  const on = (client: pg.Pool | pg.PoolClient): Queryable => ({
+    async query<T>(sql: string, values?: unknown[]) {
+      try {
+        return (await client.query(sql, values)).rows as T[]
+      } catch (error) {
+        throw asAppError(error)
+      }
+    },
+  })
+  const connect = async (from: pg.Pool) => {
+    try {
+      return await from.connect()
+    } catch (error) {
+      throw asAppError(error)
+    }
+  }
+
+  return {
+    ...on(pool),
+
+    async withTx(work) {
+      const client = await connect(pool)
+      let broken = false
+      try {
+        await client.query('begin')
+        const result = await work(on(client))
+        await client.query('commit')
+        return result
+      } catch (error) {
+        await client.query('rollback').catch(() => {
+          broken = true
+        })
+        throw asAppError(error)
+      } finally {
+        client.release(broken)
+      }
+    },
+
+    async withLock(key, work) {
+      const client = await connect(lockPool)
+      let broken = false
+      try {
+        await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [key])
+        return await work()
+      } catch (error) {
+        throw asAppError(error)
+      } finally {
+        await client.query('select pg_advisory_unlock(hashtextextended($1, 0))', [key]).catch(() => {
+          broken = true
+        })
+        client.release(broken)
+      }
+    },
+
+    async notify(channel, payload) {
+      await on(pool).query(notifySql, [channel, payload])
+    },
+
+    async listen(channel, handler) {
+      let closed = false
+      let client: pg.Client | undefined
+      let retry: NodeJS.Timeout | undefined
+      const open = async () => {
+        const next = new pg.Client({ ...connection, statement_timeout: undefined, query_timeout: undefined })
+        next.on('notification', message => handler(message.payload ?? ''))
+        next.on('error', onError)
+        next.on('end', () => {
+          if (client === next) client = undefined
+          if (!closed) retry = setTimeout(reopen, 500)
+        })
+        try {
+          await next.connect()
+          await next.query(`listen ${pg.escapeIdentifier(channel)}`)
+        } catch (error) {
+          await next.end().catch(() => {})
+          throw error
+        }
+        client = next
+        handler(null)
+      }
+      const reopen = () => {
+        if (closed || client) return
+        open().catch(error => {
+          onError(error)
+          clearTimeout(retry)
+          if (!closed) retry = setTimeout(reopen, 500)
+        })
+      }
+      await open().catch(error => {
+        throw asAppError(error)
+      })
+      return {
+        connected: () => client !== undefined,
+        async close() {
+          closed = true
+          clearTimeout(retry)
+          await client?.end().catch(() => {})
+        },
+      }
+    },
+
+    async close() {
+      await Promise.all([pool.end(), lockPool.end()])
+    },
+  }
+}
+
+/** PostgreSQL error code (SQLSTATE) of a failed statement, e.g. `23505` unique violation. */
+export function sqlState(error: unknown): string | undefined {
+  const code = (error as { code?: unknown })?.code ?? (error as { cause?: { code?: unknown } })?.cause?.code
+  return typeof code === 'string' ? code : undefined
+}
+
+/** Name of the constraint a failed statement violated. */
+export function violatedConstraint(error: unknown): string | undefined {
+  return (error as { constraint?: string })?.constraint
+}
+
+// connection exceptions (08), operator intervention (57P), too many connections (53), and what Node says of sockets
+const outage = /^(08|57P|53)|^(ECONNREFUSED|ECONNRESET|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EPIPE|EHOSTUNREACH|ENETUNREACH)$/
+
+function asAppError(error: unknown): unknown {
+  if (error instanceof AppError) return error
+  const message = error instanceof Error ? error.message : ''
+  if (
+    outage.test(sqlState(error) ?? '') ||
+    /Connection terminated|timeout exceeded when trying to connect|Query read timeout|not queryable/i.test(message)
+  ) {
+    return new AppError(
+      'database-unavailable',
+      'The database does not answer. Nothing was changed. Check that PostgreSQL runs and is reachable (SDP_DB_HOST, SDP_DB_PORT), then try again.',
+      { cause: error, retryAfterSeconds: 2 },
+    )
+  }
+  return error
+}
