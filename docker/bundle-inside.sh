@@ -1,0 +1,31 @@
+#!/bin/sh
+# Runs in the build stage of an image: puts a package's bundle into a folder, made here, or taken as it came with the
+# build context when SDP_PREBUILT=1. Usage: sh docker/bundle-inside.sh <package> <folder>
+set -eu
+package=$1
+target=$2
+
+fail() {
+  printf 'build: %s\n' "$@" >&2
+  exit 1
+}
+
+if [ "${SDP_PREBUILT:-0}" = 1 ]; then
+  [ -f "$package/dist/main.mjs" ] ||
+    fail "SDP_PREBUILT=1, but $package/dist/main.mjs is not in the build context." \
+      "Make it first: node docker/bundle.ts $package"
+else
+  if ! npm install --global --no-fund --no-audit pnpm@10.34.8 ||
+    ! pnpm install --frozen-lockfile --filter sdp-mcp --filter "./$package..."; then
+    fail 'the packages could not be installed. Where containers reach no npm registry, run docker/images.sh:' \
+      'it bundles on the host and hands the result in with --build-arg SDP_PREBUILT=1.'
+  fi
+  node docker/bundle.ts "$package"
+fi
+
+mkdir -p "$target"
+cp -R "$package/dist/." "$target"
+# only somebody who debugs wants it, and Node.js would hold it parsed in memory
+rm -f "$target/main.mjs.map"
+# for the cache of compiled functions, which the final stage fills as this user
+install -d -o 10001 -g 10001 "$target/compile-cache"

@@ -1,0 +1,130 @@
+import { existsSync } from 'node:fs'
+import { cp, mkdir, readFile, rm } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { dirname, join, relative } from 'node:path'
+import { build, type Plugin } from 'esbuild'
+
+/**
+ * Bundles what runs in images: one file per program, so that an image holds no node_modules and starts without
+ * resolving a thousand modules. Usage: `node docker/bundle.ts [instance] [control-plane] [simulator]`, default all.
+ */
+
+type Target = {
+  /** folder of the package; the entry is `src/main.ts` in it, the result `dist/main.mjs` */
+  name: string
+  /** smaller source to read at start; names stay, so that stack traces still tell something */
+  minifyWhitespace: boolean
+  /** what the program reads from beside its bundle */
+  copy?: (dist: string) => Promise<void>
+}
+
+const root = dirname(import.meta.dirname)
+
+const targets: Target[] = [
+  { name: 'instance', minifyWhitespace: true },
+  {
+    name: 'control-plane',
+    minifyWhitespace: false,
+    async copy(dist) {
+      await cp(join(root, 'migrations'), join(dist, 'migrations'), {
+        recursive: true,
+        filter: source => source === join(root, 'migrations') || source.endsWith('.sql'),
+      })
+      const ui = packageFolder('control-plane', '@fastify/swagger-ui')
+      await cp(join(ui, 'static'), join(dist, 'static'), {
+        recursive: true,
+        filter: source => !source.endsWith('.map'),
+      })
+    },
+  },
+  { name: 'simulator', minifyWhitespace: false },
+]
+
+// CommonJS dependencies expect these; as properties of the global object they cannot clash with a module's own names.
+const commonJsGlobals = `import { createRequire as sdpCreateRequire } from 'node:module'
+globalThis.require ??= sdpCreateRequire(import.meta.url)
+globalThis.__filename ??= import.meta.filename
+globalThis.__dirname ??= import.meta.dirname`
+
+/**
+ * Native add-ons that dependencies try to load and do without: ssh2's faster ciphers, libpq for pg, and ws's masking.
+ * They stay out of the bundle, and the `try` around each `require` then takes the JavaScript path.
+ */
+const optionalNatives = ['*.node', 'cpu-features', 'pg-native', 'bufferutil', 'utf-8-validate']
+
+/** dockerode's image building needs gRPC and protobuf, a third of its weight. We never build images through it. */
+const withoutImageBuilding: Plugin = {
+  name: 'without-image-building',
+  setup(bundle) {
+    bundle.onResolve({ filter: /^\.\/(session|buildkit)$/ }, ({ path, importer }) =>
+      importer.includes(`${join('node_modules', 'dockerode', 'lib')}`) ? { path, namespace: 'left-out' } : undefined,
+    )
+    bundle.onLoad({ filter: /.*/, namespace: 'left-out' }, ({ path }) => ({
+      contents: `module.exports = () => { throw new Error("dockerode's ${path} is not part of this bundle (docker/bundle.ts)") }`,
+    }))
+  },
+}
+
+/** @fastify/swagger-ui finds its assets relative to its own files; in a bundle they lie in `static` beside it. */
+const swaggerUiAssets: Plugin = {
+  name: 'swagger-ui-assets',
+  setup(bundle) {
+    bundle.onLoad({ filter: /@fastify[\\/]swagger-ui[\\/]lib[\\/]routes\.js$/ }, async ({ path }) => {
+      const source = await readFile(path, 'utf8')
+      const expected = "path.join(__dirname, '..', 'static')"
+      if (!source.includes(expected))
+        throw new Error(
+          `${path} no longer contains ${expected}: adapt the plugin swagger-ui-assets in docker/bundle.ts.`,
+        )
+      return { contents: source.replace(expected, "path.join(__dirname, 'static')") }
+    })
+  },
+}
+
+const names = targets.map(target => target.name)
+const wanted = process.argv.slice(2)
+for (const name of wanted)
+  if (!names.includes(name)) stop(`there is no "${name}" to bundle. Choose from: ${names.join(', ')}.`)
+
+for (const target of targets.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
+  const entry = join(root, target.name, 'src', 'main.ts')
+  const dist = join(root, target.name, 'dist')
+  if (!existsSync(entry))
+    stop(`${relative(root, entry)} is missing. Check out the complete repository (git status shows what was removed).`)
+  await rm(dist, { recursive: true, force: true })
+  await mkdir(dist, { recursive: true })
+  const result = await build({
+    absWorkingDir: root,
+    entryPoints: [entry],
+    outfile: join(dist, 'main.mjs'),
+    bundle: true,
+    platform: 'node',
+    target: 'node24',
+    format: 'esm',
+    minifyWhitespace: target.minifyWhitespace,
+    // kept beside the bundle for whoever debugs; images leave it out, because Node would hold it parsed in memory
+    sourcemap: 'external',
+    legalComments: 'external',
+    banner: { js: commonJsGlobals },
+    external: optionalNatives,
+    plugins: [withoutImageBuilding, swaggerUiAssets],
+    metafile: true,
+    logLevel: 'warning',
+  }).catch(() => stop(`${target.name} could not be bundled; esbuild's reasons are above.`))
+  await target.copy?.(dist)
+  const bytes = result.metafile.outputs[relative(root, join(dist, 'main.mjs'))]?.bytes ?? 0
+  process.stdout.write(`${relative(root, dist)}/main.mjs ${(bytes / 1_048_576).toFixed(2)} MiB\n`)
+}
+
+/** Folder of a package as the given workspace package sees it. */
+function packageFolder(from: string, name: string): string {
+  const require = createRequire(join(root, from, 'package.json'))
+  let folder = dirname(require.resolve(name))
+  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
+  return folder
+}
+
+function stop(reason: string): never {
+  process.stderr.write(`bundle: ${reason}\n`)
+  process.exit(1)
+}

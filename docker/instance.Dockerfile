@@ -1,0 +1,32 @@
+# The MCP server of one user. Built from source by default; with SDP_PREBUILT=1 it takes instance/dist as made on the
+# host by `node docker/bundle.ts instance`, for machines whose containers reach no package registry (docker/images.sh).
+ARG NODE_IMAGE=node:24-bookworm-slim
+
+FROM ${NODE_IMAGE} AS base
+COPY docker/root-file-system.sh /
+RUN sh /root-file-system.sh /root-file-system
+
+FROM base AS build
+ARG SDP_PREBUILT=0
+WORKDIR /source
+COPY . .
+RUN sh docker/bundle-inside.sh instance /bundle
+
+FROM scratch
+COPY --from=base /root-file-system/ /
+COPY --from=build /bundle/ /app/
+ENV PATH=/usr/local/bin NODE_ENV=production NODE_COMPILE_CACHE=/app/compile-cache
+WORKDIR /app
+USER 10001:10001
+# Compiled functions are stored by user, version and flags: so the cache is filled as the very user and with the very
+# flags of the entry point. It spares each cold start the compilation of the bundle.
+RUN ["node", "--max-old-space-size-percentage=65", "--max-semi-space-size=4", "/app/main.mjs", "--version"]
+# The heap limit follows the container's memory limit and leaves room for buffers, stacks and code.
+ENTRYPOINT ["node", "--max-old-space-size-percentage=65", "--max-semi-space-size=4", "/app/main.mjs"]
+
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="sdp-mcp instance" \
+      org.opencontainers.image.description="MCP server for ServiceDesk Plus Cloud, one per user" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
