@@ -7,13 +7,17 @@ export interface Runtime {
   /** Throws {@link RuntimeError} `unreachable` when the engine does not answer within 3 s. */
   ping(): Promise<{ version: string }>
 
-  /** All instances this installation owns, running or not; recognised by label, never remembered. */
-  list(): Promise<ObservedInstance[]>
+  /**
+   * All instances this installation owns, running or not; recognised by label, never remembered.
+   * @param userId - only those of one user
+   */
+  list(userId?: string): Promise<ObservedInstance[]>
 
   /**
    * Creates and starts one instance, hands it its boot material, and returns as soon as the process runs
-   * (not when it is healthy). An older instance of the same user is left alone; the fleet removes it.
-   * Leaves nothing behind when it fails.
+   * (not when it is healthy). An older instance of the same user is left alone; the fleet removes it. One of the
+   * same generation is returned when it runs, and used again when it is stopped and still defined the same way.
+   * `boot.listen.host` is the runtime's to choose. Leaves nothing behind when it fails.
    */
   start(spec: InstanceSpec): Promise<ObservedInstance>
 
@@ -22,6 +26,9 @@ export interface Runtime {
 
   /** Ends and removes the instance and what belongs to it alone (its network). */
   remove(id: string): Promise<void>
+
+  /** Removes what belongs to no instance any more, and mends what instances need around them (e.g. network peers). */
+  tidy(): Promise<void>
 
   /** Plain text, oldest first. `follow` goes on until the signal aborts or the instance ends. */
   logs(id: string, options: { tail: number; follow: boolean; signal: AbortSignal }): Promise<AsyncIterable<Uint8Array>>
@@ -50,8 +57,9 @@ export type ObservedInstance = {
   running: boolean
   /** where the control plane reaches it, e.g. `http://127.0.0.1:42000`; null unless running */
   address: string | null
-  /** set once it has ended */
+  /** set once it has ended; an instance that neither runs nor has ended was never started */
   exit: { code: number; outOfMemory: boolean; at: Date | null } | null
+  /** null when it never ran, or where telling it would cost another question */
   startedAt: Date | null
 }
 
