@@ -81,6 +81,8 @@ export const boot = z.object({
   /** base64; opens and seals this user's tokens */
   dataKey: z.string(),
   sdp: sdpSettings,
+  /** http upstreams are allowed: evaluation and tests only */
+  allowInsecureUpstream: z.boolean().default(false),
   toolsets: z.array(z.enum(toolsets)),
   readOnly: z.boolean(),
   logLevel: z.string().default('info'),

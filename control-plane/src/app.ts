@@ -1,0 +1,76 @@
+import { createServer as createHttpServer } from 'node:http'
+import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
+import { jsonSchemaTransform } from 'fastify-type-provider-zod'
+import type { Secret } from './config.ts'
+import { AppError } from './errors.ts'
+import { requireAdmin } from './http/auth.ts'
+import { type App, createServer, type ErrorPages } from './http/server.ts'
+import { healthRoutes, type SystemRoutes, systemRoutes } from './http/system.ts'
+import { type UserRoutes, userRoutes } from './http/users.ts'
+import type { Logger } from './log.ts'
+import type { McpProxy } from './proxy/proxy.ts'
+
+/** The listener of the users: MCP traffic, and what tells a load balancer how we are. */
+export function buildPublicApp(
+  parts: Pick<SystemRoutes, 'db' | 'runtime'> & { proxy: McpProxy; log: Logger; errorPages: ErrorPages },
+): App {
+  const app = createServer({
+    ...parts,
+    // MCP traffic never passes through Fastify: no hook, no parsing, no buffering stands in its way
+    serverFactory: handler => {
+      const server = createHttpServer((request, response) => {
+        if (!parts.proxy.handle(request, response)) handler(request, response)
+      })
+      server.headersTimeout = 20_000
+      server.requestTimeout = 60_000
+      server.keepAliveTimeout = 75_000
+      server.timeout = 0
+      return server
+    },
+  })
+  healthRoutes(app, parts)
+  // clients look for OAuth here first; a clean 404 tells them to use the API key they have
+  for (const path of ['/.well-known/*', '/register', '/authorize', '/token'])
+    app.all(path, { schema: { hide: true } as never }, async () => {
+      throw new AppError(
+        'not-found',
+        'MCP authorization (OAuth) is not enabled here. Send your API key as "Authorization: Bearer <key>".',
+      )
+    })
+  return app
+}
+
+/** The listener of the admins: REST API, its description, and metrics. */
+export async function buildAdminApp(
+  parts: UserRoutes &
+    SystemRoutes & { adminToken: Secret; log: Logger; errorPages: ErrorPages; swaggerAssets?: string },
+): Promise<App> {
+  const app = createServer(parts)
+  healthRoutes(app, parts)
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'sdp-mcp admin API',
+        version: parts.version,
+        description:
+          'Adds and removes users, each with an MCP server of its own for ServiceDesk Plus Cloud. Failures are problem+json (RFC 9457).',
+      },
+      components: { securitySchemes: { adminToken: { type: 'http', scheme: 'bearer' } } },
+      security: [{ adminToken: [] }],
+    },
+    transform: jsonSchemaTransform,
+  })
+  await app.register(swaggerUi, {
+    routePrefix: '/docs',
+    ...(parts.swaggerAssets ? { baseDir: parts.swaggerAssets } : {}),
+  })
+  app.get('/openapi.json', { schema: { hide: true } as never }, async () => app.swagger())
+  await app.register(async scope => {
+    requireAdmin(scope as App, parts.adminToken)
+    userRoutes(scope as App, parts)
+    systemRoutes(scope as App, parts)
+  })
+  return app
+}

@@ -1,0 +1,242 @@
+import { readFileSync } from 'node:fs'
+import { inspect } from 'node:util'
+import { dataCenterHosts, dataCenters } from '@sdp-mcp/instance/contract'
+import { type SealingKey, sealingKey } from '@sdp-mcp/instance/seal'
+import { z } from 'zod'
+
+/** A value that prints as `[redacted]` wherever it is logged, inspected or serialised. */
+export class Secret {
+  readonly #value: string
+  constructor(value: string) {
+    this.#value = value
+  }
+  reveal(): string {
+    return this.#value
+  }
+  toString(): string {
+    return '[redacted]'
+  }
+  toJSON(): string {
+    return '[redacted]'
+  }
+  [inspect.custom](): string {
+    return '[redacted]'
+  }
+}
+
+/** Every problem of the configuration at once, a line each, fit to print. */
+export class ConfigError extends Error {
+  readonly problems: readonly string[]
+  constructor(problems: string[]) {
+    super(
+      `the configuration has ${problems.length} problem${problems.length === 1 ? '' : 's'}:\n${problems.map(line => `  - ${line}`).join('\n')}`,
+    )
+    this.name = 'ConfigError'
+    this.problems = problems
+  }
+}
+
+const port = z.coerce
+  .number('must be a port number')
+  .int()
+  .min(1, 'must be a port number')
+  .max(65535, 'must be a port number')
+const flag = z.enum(['true', 'false'], 'must be true or false').transform(value => value === 'true')
+const origin = z
+  .url({ protocol: /^https?$/, error: 'must be a URL such as https://helpdesk.example.com' })
+  .transform(value => value.replace(/\/+$/, ''))
+const list = z.string().transform(value =>
+  value
+    .split(',')
+    .map(part => part.trim())
+    .filter(Boolean),
+)
+
+// Name in the environment -> how it is read. A secret may also be given as NAME_FILE.
+const variables = {
+  SDP_HTTP_HOST: z.string().default('0.0.0.0'),
+  SDP_HTTP_PORT: port.default(3456),
+  SDP_ADMIN_HOST: z.string().default('127.0.0.1'),
+  SDP_ADMIN_PORT: port.default(3457),
+  SDP_PUBLIC_URL: origin.optional(),
+  SDP_DB_HOST: z.string().default('127.0.0.1'),
+  SDP_DB_PORT: port.default(5433),
+  SDP_DB_NAME: z.string().default('sdp_mcp'),
+  SDP_DB_USER: z.string().default('sdpmcpservice'),
+  SDP_BASE_URL: origin.optional(),
+  SDP_INSTANCE_NAME: z.string().optional(),
+  SDP_DATA_CENTER: z.enum(dataCenters, `must be one of ${dataCenters.join(', ')}`).default('US'),
+  SDP_ACCOUNTS_URL: origin.optional(),
+  SDP_CLIENT_ID: z.string().optional(),
+  SDP_ALLOW_INSECURE_UPSTREAM: flag.default(false),
+  SDP_RUNTIME: z.enum(['docker', 'process'], 'must be docker or process').default('docker'),
+  SDP_DOCKER_SOCKET: z.string().optional(),
+  SDP_INSTANCE_IMAGE: z.string().default('sdp-mcp/instance:dev'),
+  SDP_INSTANCE_ENTRY: z.string().optional(),
+  SDP_INSTALLATION: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9-]{0,30}$/, 'must be lower-case letters, digits and hyphens, at most 31')
+    .default('main'),
+  SDP_INSTANCE_PORT_RANGE: z
+    .string()
+    .regex(/^\d+-\d+$/, 'must look like 42000-42999')
+    .transform(value => value.split('-').map(Number) as [number, number])
+    .refine(
+      ([low, high]) => low >= 1024 && high <= 65535 && low <= high,
+      'must be two ports from 1024 to 65535, the lower first',
+    )
+    .default([42000, 42999]),
+  SDP_INSTANCE_REACH: z.enum(['loopback', 'network'], 'must be loopback or network').default('loopback'),
+  SDP_INSTANCE_NETWORK_POOL: z
+    .string()
+    .regex(/^\d+\.\d+\.\d+\.\d+\/\d+$/, 'must be a network such as 10.213.0.0/16')
+    .default('10.213.0.0/16'),
+  SDP_INSTANCE_NETWORK_PEERS: list.default([]),
+  SDP_INSTANCE_EXTRA_HOSTS: list.default([]),
+  SDP_CONTROL_PLANE_CONTAINER: z.string().optional(),
+  SDP_INSTANCE_DB_HOST: z.string().optional(),
+  SDP_INSTANCE_DB_PORT: port.optional(),
+  SDP_INSTANCE_MEMORY_MB: z.coerce.number('must be a number').int().min(64, 'must be at least 64').default(256),
+  SDP_INSTANCE_CPUS: z.coerce.number('must be a number').positive('must be more than 0').default(1),
+  SDP_INSTANCE_PIDS: z.coerce.number('must be a number').int().min(16, 'must be at least 16').default(128),
+  SDP_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+} as const
+
+const secrets = ['SDP_ADMIN_TOKEN', 'SDP_MASTER_KEY', 'SDP_DB_PASSWORD', 'SDP_CLIENT_SECRET'] as const
+type SecretName = (typeof secrets)[number]
+
+/** All names the control plane reads; `.env.example` lists the same ones (a test compares). */
+export const variableNames: readonly string[] = [
+  ...Object.keys(variables),
+  ...secrets.flatMap(name => [name, `${name}_FILE`]),
+]
+
+export type Config = ReturnType<typeof loadConfig>
+
+/**
+ * Reads the environment into a frozen value.
+ * @throws ConfigError that lists every problem, with what to do, and never a secret's value
+ */
+export function loadConfig(environment: Record<string, string | undefined>) {
+  const problems: string[] = []
+  // an empty variable is how compose files say "not set"
+  const given = Object.fromEntries(
+    Object.entries(environment).filter(([, value]) => value !== undefined && value.trim() !== ''),
+  )
+
+  const parsed = z.object(variables).safeParse(given)
+  if (!parsed.success)
+    for (const issue of parsed.error.issues) problems.push(`${issue.path.join('.')} ${issue.message}`)
+
+  const secret = (name: SecretName): string | undefined => {
+    const file = given[`${name}_FILE`]
+    if (file === undefined) return given[name]?.trim()
+    if (given[name] !== undefined) {
+      problems.push(`${name} and ${name}_FILE are both set. Keep one of them.`)
+      return undefined
+    }
+    try {
+      const value = readFileSync(file, 'utf8').trim()
+      if (value === '') problems.push(`${name}_FILE: the file ${file} is empty.`)
+      return value || undefined
+    } catch (error) {
+      const why =
+        (error as NodeJS.ErrnoException).code === 'EISDIR'
+          ? 'is a directory (Docker makes one when the file is missing)'
+          : `cannot be read (${(error as NodeJS.ErrnoException).code})`
+      problems.push(`${name}_FILE: ${file} ${why}.`)
+      return undefined
+    }
+  }
+  const required = (name: SecretName, weak: (value: string) => string | undefined, make: string): string => {
+    const before = problems.length
+    const value = secret(name)
+    if (value === undefined) {
+      if (problems.length === before) problems.push(`${name} (or ${name}_FILE) is missing. Make one with: ${make}`)
+      return ''
+    }
+    const why = weak(value)
+    if (why) problems.push(`${name} is too weak: ${why}. Make a new one with: ${make}`)
+    return value
+  }
+  const shorterThan = (length: number) => (value: string) =>
+    value.length < length
+      ? `it has ${value.length} characters, at least ${length} are needed`
+      : new Set(value).size < 8
+        ? 'it repeats a few characters'
+        : undefined
+
+  const adminToken = required('SDP_ADMIN_TOKEN', shorterThan(32), 'openssl rand -base64 33')
+  const dbPassword = required('SDP_DB_PASSWORD', shorterThan(16), 'openssl rand -hex 24')
+  const masterKeyText = required('SDP_MASTER_KEY', weakMasterKey, 'openssl rand -base64 32')
+  const clientSecret = secret('SDP_CLIENT_SECRET')
+
+  const value = parsed.data
+  if (value) {
+    if (value.SDP_INSTANCE_REACH === 'network' && !value.SDP_CONTROL_PLANE_CONTAINER)
+      problems.push(
+        'SDP_INSTANCE_REACH=network needs SDP_CONTROL_PLANE_CONTAINER, the name of the control plane’s own container.',
+      )
+    for (const name of ['SDP_BASE_URL', 'SDP_ACCOUNTS_URL'] as const)
+      if (value[name]?.startsWith('http:') && !value.SDP_ALLOW_INSECURE_UPSTREAM)
+        problems.push(`${name} must be https. For a simulator on this machine set SDP_ALLOW_INSECURE_UPSTREAM=true.`)
+    if (value.SDP_HTTP_PORT === value.SDP_ADMIN_PORT)
+      problems.push('SDP_HTTP_PORT and SDP_ADMIN_PORT are the same. Choose two ports.')
+  }
+  if (problems.length > 0 || !value) throw new ConfigError(problems)
+
+  const hosts = dataCenterHosts[value.SDP_DATA_CENTER]
+  return Object.freeze({
+    http: { host: value.SDP_HTTP_HOST, port: value.SDP_HTTP_PORT },
+    admin: { host: value.SDP_ADMIN_HOST, port: value.SDP_ADMIN_PORT, token: new Secret(adminToken) },
+    publicUrl: value.SDP_PUBLIC_URL ?? `http://localhost:${value.SDP_HTTP_PORT}`,
+    masterKey: sealingKey(masterKeyText) as SealingKey,
+    database: {
+      host: value.SDP_DB_HOST,
+      port: value.SDP_DB_PORT,
+      database: value.SDP_DB_NAME,
+      user: value.SDP_DB_USER,
+      password: new Secret(dbPassword),
+    },
+    /** used where a user has no setting of its own */
+    sdpDefaults: {
+      dataCenter: value.SDP_DATA_CENTER,
+      portal: value.SDP_INSTANCE_NAME ?? null,
+      baseUrl: value.SDP_BASE_URL ?? hosts.api,
+      accountsUrl: value.SDP_ACCOUNTS_URL ?? hosts.accounts,
+      clientId: value.SDP_CLIENT_ID ?? null,
+      clientSecret: clientSecret === undefined ? null : new Secret(clientSecret),
+      /** whether the defaults above were given or follow from the data center */
+      baseUrlGiven: value.SDP_BASE_URL !== undefined,
+      accountsUrlGiven: value.SDP_ACCOUNTS_URL !== undefined,
+    },
+    allowInsecureUpstream: value.SDP_ALLOW_INSECURE_UPSTREAM,
+    runtime: value.SDP_RUNTIME,
+    dockerSocket: value.SDP_DOCKER_SOCKET ?? given.DOCKER_HOST,
+    installation: value.SDP_INSTALLATION,
+    instance: {
+      image: value.SDP_INSTANCE_IMAGE,
+      /** script of the process runtime */
+      entry: value.SDP_INSTANCE_ENTRY,
+      portRange: value.SDP_INSTANCE_PORT_RANGE,
+      reach: value.SDP_INSTANCE_REACH,
+      networkPool: value.SDP_INSTANCE_NETWORK_POOL,
+      networkPeers: value.SDP_INSTANCE_NETWORK_PEERS,
+      extraHosts: value.SDP_INSTANCE_EXTRA_HOSTS,
+      controlPlaneContainer: value.SDP_CONTROL_PLANE_CONTAINER,
+      databaseHost: value.SDP_INSTANCE_DB_HOST ?? value.SDP_DB_HOST,
+      databasePort: value.SDP_INSTANCE_DB_PORT ?? value.SDP_DB_PORT,
+      limits: { memoryMb: value.SDP_INSTANCE_MEMORY_MB, cpus: value.SDP_INSTANCE_CPUS, pids: value.SDP_INSTANCE_PIDS },
+    },
+    logLevel: value.SDP_LOG_LEVEL,
+  })
+}
+
+function weakMasterKey(text: string): string | undefined {
+  if (!/^[A-Za-z0-9+/_-]+={0,2}$/.test(text)) return 'it is not base64'
+  const bytes = Buffer.from(text, 'base64')
+  if (bytes.length !== 32) return `it has ${bytes.length} bytes, exactly 32 are needed`
+  // 32 random bytes have fewer than 20 different values about once in 10^9 keys
+  if (new Set(bytes).size < 16) return 'it is not random'
+  return undefined
+}

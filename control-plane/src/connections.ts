@@ -1,0 +1,221 @@
+import { type ConnectionReport, connectionReport, sealContext } from '@sdp-mcp/instance/contract'
+import { seal } from '@sdp-mcp/instance/seal'
+import { request } from 'undici'
+import type { z } from 'zod'
+import { appendAudit } from './audit.ts'
+import type { Db } from './db.ts'
+import { AppError, catalogue, type ErrorCode } from './errors.ts'
+import type { Fleet } from './fleet/fleet.ts'
+import type { StatementSigner } from './identity.ts'
+import type { Logger } from './log.ts'
+import type { authorizationMaterial } from './user-schemas.ts'
+import type { Users } from './users.ts'
+import type { Vault } from './vault.ts'
+
+/**
+ * Authorization of a user at Zoho. The control plane never talks to Zoho itself: it seals what the admin gave into the
+ * user's row and asks the user's instance to exchange or revoke it.
+ */
+export type Connections = ReturnType<typeof createConnections>
+
+const exchangeTimeoutMs = 25_000
+const revokeTimeoutMs = 10_000
+
+type Dependencies = {
+  db: Db
+  users: Users
+  vault: Vault
+  fleet: Pick<Fleet, 'ensureReady'>
+  signer: StatementSigner
+  log: Logger
+}
+
+export function createConnections({ db, users, vault, fleet, signer, log }: Dependencies) {
+  async function callInstance(
+    userId: string,
+    instance: { address: string; generation: number },
+    verb: 'exchange' | 'revoke',
+    timeoutMs: number,
+  ): Promise<ConnectionReport> {
+    const { username } = await users.settings(userId)
+    const statement = await signer.statement({ userId, username, generation: instance.generation }, 'control')
+    try {
+      const { statusCode, body } = await request(`${instance.address}/control/connection/${verb}`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${statement}` },
+        headersTimeout: timeoutMs,
+        bodyTimeout: timeoutMs,
+      })
+      const text = await body.text()
+      if (statusCode !== 200) throw new Error(`the instance answered ${statusCode}: ${text.slice(0, 200)}`)
+      return connectionReport.parse(JSON.parse(text))
+    } catch (error) {
+      throw new AppError(
+        'instance-unreachable',
+        `The instance of "${username}" did not answer. Look at GET /v1/users/${username}/instance/logs, then try again.`,
+        {
+          cause: error,
+        },
+      )
+    }
+  }
+
+  return {
+    /**
+     * Waits until the user's instance runs and has tried what was given to it.
+     * @throws AppError when the instance fails, or when Zoho rejected the material
+     */
+    async settle(
+      userId: string,
+      { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
+    ): Promise<ConnectionReport> {
+      const instance = await fleet.ensureReady(userId, { timeoutMs, ...(signal ? { signal } : {}) })
+      const report = await callInstance(userId, instance, 'exchange', exchangeTimeoutMs)
+      if (isRejection(report)) throw rejection(report)
+      return report
+    },
+
+    /**
+     * Hands a grant code or refresh token to the user's instance, which exchanges and keeps it. When Zoho rejects it, what
+     * was there before stays in force.
+     * @throws AppError `grant-code-rejected`, `client-rejected`, `refresh-token-rejected`, `portal-unknown`,
+     *   `accounts-unavailable`, `client-missing`
+     */
+    async authorize(
+      name: string,
+      material: z.infer<typeof authorizationMaterial>,
+      actor: string,
+    ): Promise<ConnectionReport> {
+      const userId = await users.idOf(name)
+      const column = material.grantCode !== undefined ? 'grant_code_sealed' : 'refresh_token_sealed'
+      type Kept = {
+        state: string
+        refresh_token_sealed: string | null
+        reason_code: string | null
+        reason: string | null
+        scopes: string[]
+      }
+      const before = await db.withTx(async tx => {
+        const dataKey = await vault.dataKey(userId, tx)
+        const [row] = await tx.query<Kept & { client_secret_sealed: string | null }>(
+          'select state, refresh_token_sealed, client_secret_sealed, reason_code, reason, scopes from oauth_tokens where user_id = $1 for update',
+          [userId],
+        )
+        if (!row?.client_secret_sealed)
+          throw new AppError(
+            'client-missing',
+            `"${name}" has no OAuth client. Set it first: PATCH /v1/users/${name} {"sdp": {"clientId": "...", "clientSecret": "..."}}.`,
+          )
+        const value = seal(
+          dataKey,
+          (material.grantCode ?? material.refreshToken)!,
+          sealContext('oauth_tokens', column, userId),
+        )
+        if (column === 'grant_code_sealed')
+          await tx.query('update oauth_tokens set grant_code_sealed = $2, updated_at = now() where user_id = $1', [
+            userId,
+            value,
+          ])
+        else {
+          await tx.query(
+            `update oauth_tokens set refresh_token_sealed = $2, state = 'needs-authorization', reason_code = null, reason = null, updated_at = now()
+              where user_id = $1`,
+            [userId, value],
+          )
+          await tx.query('delete from oauth_access_tokens where user_id = $1', [userId])
+        }
+        return { ...row, tried: value }
+      })
+      const restore = () =>
+        column === 'refresh_token_sealed'
+          ? db.query(
+              `update oauth_tokens set refresh_token_sealed = $3, state = $4, reason_code = $5, reason = $6, scopes = $7, updated_at = now()
+                where user_id = $1 and refresh_token_sealed is not distinct from $2 and state <> 'connected'`,
+              [
+                userId,
+                before.tried,
+                before.refresh_token_sealed,
+                before.state,
+                before.reason_code,
+                before.reason,
+                before.scopes,
+              ],
+            )
+          : db.query(
+              'update oauth_tokens set grant_code_sealed = null, updated_at = now() where user_id = $1 and grant_code_sealed = $2',
+              [userId, before.tried],
+            )
+      let report: ConnectionReport
+      try {
+        const instance = await fleet.ensureReady(userId, { timeoutMs: exchangeTimeoutMs })
+        report = await callInstance(userId, instance, 'exchange', exchangeTimeoutMs)
+      } catch (error) {
+        await restore()
+        throw error
+      }
+      const accepted = !isRejection(report)
+      await appendAudit(db, {
+        actor,
+        action: accepted ? 'connection.authorized' : 'connection.rejected',
+        username: name,
+        userId,
+        detail: {
+          with: column === 'grant_code_sealed' ? 'grantCode' : 'refreshToken',
+          state: report.state,
+          reasonCode: report.reasonCode,
+          scopes: report.scopes,
+        },
+      })
+      if (!accepted) {
+        await restore()
+        throw rejection(report)
+      }
+      return report
+    },
+
+    /** Revokes the user's grant at Zoho through its running instance; on failure says so in the audit and goes on. */
+    async revoke(userId: string, instance: { address: string; generation: number } | null): Promise<void> {
+      const [row] = await db.query<{ username: string; refresh_token_sealed: string | null }>(
+        'select u.username, t.refresh_token_sealed from users u join oauth_tokens t on t.user_id = u.id where u.id = $1',
+        [userId],
+      )
+      if (!row?.refresh_token_sealed) return
+      const { username } = row
+      try {
+        if (!instance) throw new Error('no instance is running')
+        const report = await callInstance(userId, instance, 'revoke', revokeTimeoutMs)
+        if (report.reasonCode !== null) throw new Error(report.reason ?? report.reasonCode)
+        await appendAudit(db, { actor: 'system', action: 'connection.revoked', username, userId })
+      } catch (error) {
+        log.warn({ error, username }, 'connection.revoke.failed')
+        await appendAudit(db, {
+          actor: 'system',
+          action: 'connection.revoke-failed',
+          username,
+          userId,
+          detail: {
+            next: 'Erased here. To end the grant at Zoho as well, the person removes it at accounts.zoho.com, Sessions, Connected Apps.',
+          },
+        })
+      }
+    },
+  }
+}
+
+const settled = new Set([null, 'authorization-missing'])
+
+/** Whether a report tells that what was given did not work; a user who gave nothing yet merely waits. */
+function isRejection(report: ConnectionReport): boolean {
+  return report.reasonCode !== null && !settled.has(report.reasonCode)
+}
+
+function rejection(report: ConnectionReport): AppError {
+  const code =
+    report.reasonCode !== null && report.reasonCode in catalogue
+      ? (report.reasonCode as ErrorCode)
+      : 'accounts-unavailable'
+  return new AppError(
+    code,
+    report.reason ?? 'Zoho did not accept it. Make a new grant code in the Zoho API console and try again.',
+  )
+}

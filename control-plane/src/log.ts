@@ -1,0 +1,52 @@
+import { type DestinationStream, type Logger, pino } from 'pino'
+
+export type { Logger }
+
+// Whatever its path, a field of these names never reaches the log.
+const secretFields = [
+  'authorization',
+  'password',
+  'secret',
+  'token',
+  'key',
+  'apiKey',
+  'clientSecret',
+  'grantCode',
+  'refreshToken',
+  'accessToken',
+  'dataKey',
+  'boot',
+]
+
+/** JSON lines on standard output, with what must stay secret replaced by `[redacted]`. Events are named `area.thing.happened`. */
+export function createLog(level: string, destination?: DestinationStream): Logger {
+  return pino(
+    {
+      level,
+      base: undefined,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: label => ({ level: label }) },
+      serializers: { error: serializeError, err: serializeError },
+      redact: {
+        paths: secretFields
+          .flatMap(name => [name, `*.${name}`, `*.*.${name}`])
+          .concat('headers["x-api-key"]', 'headers.cookie'),
+        censor: '[redacted]',
+      },
+    },
+    destination ?? pino.destination({ sync: false }),
+  )
+}
+
+/** Name, message, code and causes; not the other properties, which may carry requests or connection settings. */
+function serializeError(error: unknown): unknown {
+  if (!(error instanceof Error)) return String(error)
+  const { code } = error as { code?: unknown }
+  return {
+    name: error.name,
+    message: error.message,
+    ...(typeof code === 'string' ? { code } : {}),
+    stack: error.stack,
+    ...(error.cause === undefined ? {} : { cause: serializeError(error.cause) }),
+  }
+}

@@ -1,0 +1,202 @@
+import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Boot } from '@sdp-mcp/instance/contract'
+import { migrate } from '@sdp-mcp/migrations'
+import { version } from '../package.json' with { type: 'json' }
+import { buildAdminApp, buildPublicApp } from './app.ts'
+import { type Config, ConfigError, loadConfig } from './config.ts'
+import { createConnections } from './connections.ts'
+import { createDb } from './db.ts'
+import { openDirectory } from './directory.ts'
+import { AppError } from './errors.ts'
+import { createDockerRuntime } from './fleet/docker-runtime.ts'
+import { createFleet } from './fleet/fleet.ts'
+import { createProcessRuntime } from './fleet/process-runtime.ts'
+import { createStatementSigner } from './identity.ts'
+import { createLog } from './log.ts'
+import { createProxy } from './proxy/proxy.ts'
+import { createRoutes } from './proxy/routes.ts'
+import { createUsers } from './users.ts'
+import { createVault } from './vault.ts'
+
+/** The program: reads the environment, builds everything, listens, and ends in order. Imported by nobody. */
+
+const exitCodes = { config: 78, unavailable: 69, internal: 70 } // sysexits.h
+
+if (process.argv.includes('--version')) {
+  process.stdout.write(`${version}\n`)
+  process.exit(0)
+}
+
+const config = readConfig()
+const log = createLog(config.logLevel)
+const now = Date.now
+const startedAt = now()
+// beside a bundle, or where they are in the source tree
+const beside = (bundled: string, source: string) => {
+  const path = join(import.meta.dirname, bundled)
+  return existsSync(path) ? path : join(import.meta.dirname, source)
+}
+
+log.info({ version, node: process.version, runtime: config.runtime }, 'control-plane.starting')
+
+const login = { ...config.database, password: config.database.password.reveal() }
+await withDatabase(async () => {
+  await migrate(login, { folder: beside('migrations', '../../migrations'), log: message => log.info(message) })
+})
+const db = createDb({ ...login, onError: error => log.warn({ error }, 'database.connection.lost') })
+const vault = createVault({ db, masterKey: config.masterKey })
+const users = createUsers({ db, vault, config })
+const signer = createStatementSigner({ db, masterKey: config.masterKey, now })
+const statementKeys = await signer.publicKeys().catch(fail)
+const routes = createRoutes()
+
+const runtime =
+  config.runtime === 'docker'
+    ? createDockerRuntime({ ...config.instance, engine: config.dockerSocket, installation: config.installation, log })
+    : createProcessRuntime({ entry: config.instance.entry ?? beside('instance.mjs', '../../instance/src/main.ts'), log })
+
+const fleet = createFleet({
+  db,
+  runtime,
+  config: { installation: config.installation, image: config.instance.image, portRange: config.instance.portRange, limits: config.instance.limits },
+  log,
+  now,
+  bootFor,
+  onRoute: (userId, to) => routes.set(userId, to),
+  beforeRemove: (userId, instance) => connections.revoke(userId, instance),
+  afterRemove: userId => users.erase(userId),
+})
+const connections = createConnections({ db, users, vault, fleet, signer, log })
+const directory = await openDirectory({
+  db,
+  log,
+  now,
+  onRevoked: revocation => proxy.cut(revocation),
+  onChanged: userId => void (userId === null ? fleet.reconcileAll() : fleet.reconcile(userId)).catch(error => log.warn({ error }, 'fleet.reconcile.failed')),
+}).catch(fail)
+const proxy = createProxy({ directory, routes, fleet, signer, now, log })
+
+const errorPages = {
+  read: (code: string) => readFile(join(beside('errors', '../../docs/errors'), `${code}.md`), 'utf8').catch(() => undefined),
+}
+const publicApp = buildPublicApp({ db, runtime, proxy, log, errorPages })
+const adminApp = await buildAdminApp({
+  users,
+  connections,
+  fleet,
+  runtime,
+  directory,
+  routes,
+  proxy,
+  db,
+  log,
+  errorPages,
+  now,
+  startedAt,
+  version,
+  publicUrl: config.publicUrl,
+  adminToken: config.admin.token,
+})
+
+await fleet.start().catch(fail)
+for (const [app, at] of [
+  [publicApp, config.http],
+  [adminApp, config.admin],
+] as const)
+  await app.listen(at).catch((error: NodeJS.ErrnoException) =>
+    fail(
+      error.code === 'EADDRINUSE'
+        ? new Error(`port ${at.port} on ${at.host} is taken by another program. Free it, or set another port (SDP_HTTP_PORT, SDP_ADMIN_PORT).`)
+        : error,
+    ),
+  )
+log.info({ public: config.http, admin: { host: config.admin.host, port: config.admin.port } }, 'control-plane.listening')
+// a parent that waits over IPC is told, and takes us along when it ends
+process.send?.('listening')
+
+let ending: Promise<void> | undefined
+for (const event of ['SIGTERM', 'SIGINT', 'disconnect'] as const) process.once(event, () => void end(event))
+
+/** Stops taking requests, lets calls end, cuts streams, and leaves containers to the next start, which adopts them. */
+function end(why: string): Promise<void> {
+  ending ??= (async () => {
+    log.info({ why }, 'control-plane.ending')
+    const deadline = setTimeout(() => process.exit(exitCodes.internal), 15_000)
+    const closed = Promise.allSettled([publicApp.close(), adminApp.close()])
+    proxy.close()
+    await closed
+    await fleet.close()
+    await routes.close()
+    await directory.close()
+    await runtime.close()
+    await db.close()
+    clearTimeout(deadline)
+    log.info('control-plane.ended')
+    process.exit(0)
+  })()
+  return ending
+}
+
+async function bootFor(userId: string, { generation, port }: { generation: number; port: number }): Promise<Boot> {
+  const [settings, dataKey, databaseLogin] = await Promise.all([users.settings(userId), vault.dataKey(userId), vault.databaseLogin(userId)])
+  if (settings.sdp.portal === null)
+    throw new AppError('sdp-settings-missing', `"${settings.username}" has no portal: set sdp.portal, or SDP_INSTANCE_NAME for everybody.`)
+  const { id, username, displayName, email } = settings
+  return {
+    version: 1,
+    user: { id, username, displayName, email },
+    generation,
+    listen: { host: config.runtime === 'docker' ? '0.0.0.0' : '127.0.0.1', port },
+    statementKeys: statementKeys as Boot['statementKeys'],
+    database: { host: config.instance.databaseHost, port: config.instance.databasePort, database: config.database.database, ...databaseLogin },
+    dataKey: dataKey.bytes.toString('base64'),
+    sdp: { ...settings.sdp, portal: settings.sdp.portal },
+    allowInsecureUpstream: config.allowInsecureUpstream,
+    toolsets: settings.toolsets,
+    readOnly: settings.readOnly,
+    logLevel: config.logLevel,
+  }
+}
+
+function readConfig(): Config {
+  try {
+    return loadConfig(process.env)
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    process.stderr.write(`sdp-mcp: ${error.message}\nAll variables are explained in .env.example.\n`)
+    process.exit(exitCodes.config)
+  }
+}
+
+/** The database may come up after us; we wait half a minute for it, and say so. */
+async function withDatabase(work: () => Promise<void>): Promise<void> {
+  const { host, port, database, user } = config.database
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work()
+    } catch (error) {
+      const { code, message } = error as { code?: string; message: string }
+      const hopeless = code === '28P01' || code === '28000' || code === '3D000' || code === '42501'
+      const waiting = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ETIMEDOUT', 'ECONNRESET', '57P03', '53300'].includes(code ?? '') || /timeout|terminated/i.test(message)
+      if (hopeless || !waiting || attempt >= 15)
+        fail(
+          new Error(
+            `the database ${database} at ${host}:${port} cannot be used as ${user}: ${message}. ${
+              hopeless ? 'Check SDP_DB_USER, SDP_DB_PASSWORD and SDP_DB_NAME.' : 'Check that PostgreSQL runs there (SDP_DB_HOST, SDP_DB_PORT).'
+            }`,
+          ),
+        )
+      log.warn({ host, port, attempt, reason: message }, 'database.waiting')
+      await delay(2_000)
+    }
+  }
+}
+
+function fail(error: Error): never {
+  log.fatal({ error }, 'control-plane.failed')
+  process.stderr.write(`sdp-mcp: ${error.message}\n`)
+  process.exit(exitCodes.unavailable)
+}

@@ -1,0 +1,115 @@
+import { connectionStates, dataCenters, toolsets } from '@sdp-mcp/instance/contract'
+import { z } from 'zod'
+
+/** The shapes of users and API keys in the admin API: what a body may hold, and what an answer holds. */
+
+export const username = z
+  .string()
+  .regex(
+    /^[a-z][a-z0-9-]{0,30}[a-z0-9]$/,
+    'must be 2 to 32 lower-case letters, digits and hyphens; it starts with a letter and does not end with a hyphen',
+  )
+
+const text = (most: number) =>
+  z.string().trim().min(1, 'must not be empty').max(most, `must have at most ${most} characters`)
+const zohoSecret = z.string().trim().min(1, 'must not be empty').max(500)
+
+const sdpSettings = z.strictObject({
+  dataCenter: z.enum(dataCenters).nullable().optional(),
+  portal: text(100)
+    .regex(/^[A-Za-z0-9_-]+$/, 'must be the portal’s URL name: the part after /app/ in the address of ServiceDesk Plus')
+    .nullable()
+    .optional(),
+  baseUrl: z
+    .url({ protocol: /^https?$/, error: 'must be a URL such as https://helpdesk.example.com' })
+    .nullable()
+    .optional(),
+  accountsUrl: z
+    .url({ protocol: /^https?$/, error: 'must be a URL such as https://accounts.zoho.com' })
+    .nullable()
+    .optional(),
+  clientId: text(200).optional(),
+  clientSecret: zohoSecret.optional(),
+})
+
+export const authorizationMaterial = z
+  .strictObject({ grantCode: zohoSecret.optional(), refreshToken: zohoSecret.optional() })
+  .refine(
+    value => (value.grantCode === undefined) !== (value.refreshToken === undefined),
+    'give either grantCode or refreshToken',
+  )
+
+const profile = {
+  displayName: text(200).optional(),
+  email: z.email('must be an e-mail address').max(254).nullable().optional(),
+  toolsets: z
+    .array(z.enum(toolsets))
+    .min(1, 'must name at least one toolset')
+    .transform(names => [...new Set(names)])
+    .optional(),
+  readOnly: z.boolean().optional(),
+}
+
+export const newUser = z.strictObject({
+  username,
+  ...profile,
+  sdp: sdpSettings
+    .extend({ grantCode: zohoSecret.optional(), refreshToken: zohoSecret.optional() })
+    .refine(
+      value => value.grantCode === undefined || value.refreshToken === undefined,
+      'give grantCode or refreshToken, not both',
+    )
+    .optional(),
+})
+export type NewUser = z.infer<typeof newUser>
+
+export const userChange = z
+  .strictObject({ ...profile, sdp: sdpSettings.optional(), suspended: z.boolean().optional() })
+  .refine(value => Object.keys(value).length > 0, 'give at least one field to change')
+export type UserChange = z.infer<typeof userChange>
+
+export const newApiKey = z.strictObject({
+  name: text(100).optional(),
+  expiresAt: z.iso.datetime({ offset: true, error: 'must be a date and time such as 2027-01-31T00:00:00Z' }).optional(),
+})
+
+export const userView = z.object({
+  username: z.string(),
+  displayName: z.string(),
+  email: z.string().nullable(),
+  suspended: z.boolean(),
+  createdAt: z.string(),
+  toolsets: z.array(z.enum(toolsets)),
+  readOnly: z.boolean(),
+  sdp: z.object({
+    dataCenter: z.enum(dataCenters),
+    portal: z.string().nullable(),
+    baseUrl: z.string(),
+    accountsUrl: z.string(),
+    clientId: z.string().nullable(),
+    connection: z.enum(connectionStates),
+    /** why it is not `connected`, with the next step */
+    connectionReason: z.string().nullable(),
+    lastRefreshedAt: z.string().nullable(),
+  }),
+  instance: z.object({
+    state: z.enum(['starting', 'ready', 'stopped', 'failed', 'draining']),
+    port: z.number().int().nullable(),
+    containerId: z.string().nullable(),
+    image: z.string().nullable(),
+    reasonCode: z.string().nullable(),
+    reason: z.string().nullable(),
+  }),
+})
+export type UserView = z.infer<typeof userView>
+
+export const apiKeyView = z.object({
+  id: z.string(),
+  name: z.string().nullable(),
+  prefix: z.string(),
+  createdAt: z.string(),
+  expiresAt: z.string().nullable(),
+  lastUsedAt: z.string().nullable(),
+})
+export type ApiKeyView = z.infer<typeof apiKeyView>
+export type IssuedApiKey = { id: string; prefix: string; key: string }
