@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { cp, mkdir, readFile, rm } from 'node:fs/promises'
+import { cp, mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
 import { build, type Plugin } from 'esbuild'
@@ -26,10 +26,8 @@ const targets: Target[] = [
     name: 'control-plane',
     minifyWhitespace: false,
     async copy(dist) {
-      await cp(join(root, 'migrations'), join(dist, 'migrations'), {
-        recursive: true,
-        filter: source => source === join(root, 'migrations') || source.endsWith('.sql'),
-      })
+      await copyFolder(join(root, 'migrations'), join(dist, 'migrations'), '.sql')
+      await copyFolder(join(root, 'docs', 'errors'), join(dist, 'errors'), '.md')
       const ui = packageFolder('control-plane', '@fastify/swagger-ui')
       await cp(join(ui, 'static'), join(dist, 'static'), {
         recursive: true,
@@ -114,6 +112,13 @@ for (const target of targets.filter(({ name }) => wanted.length === 0 || wanted.
   await target.copy?.(dist)
   const bytes = result.metafile.outputs[relative(root, join(dist, 'main.mjs'))]?.bytes ?? 0
   process.stdout.write(`${relative(root, dist)}/main.mjs ${(bytes / 1_048_576).toFixed(2)} MiB\n`)
+}
+
+/** Copies the files with that ending, not what lies deeper. */
+async function copyFolder(from: string, to: string, ending: string): Promise<void> {
+  await mkdir(to, { recursive: true })
+  const names = await readdir(from).catch(() => [])
+  for (const name of names) if (name.endsWith(ending)) await cp(join(from, name), join(to, name))
 }
 
 /** Folder of a package as the given workspace package sees it. */

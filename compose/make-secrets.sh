@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Makes the secrets that compose.yaml hands to the containers as files; never changes one that exists.
+#   db_password   password of the database owner     (written into the database when its volume is first made)
+#   master_key    wraps every user's data key        (lost: all users must authorise anew; keep a copy in a safe place)
+#   admin_token   opens the admin API                (may be replaced at any time: remove the file, run this, repeat "up")
+# They go to compose/secrets, and .env is told so; or to SDP_SECRETS_DIR where the environment names another folder.
+# The folder is yours alone (0700). The files inside it are readable (0644), because the users that containers run as
+# are others than you, and a file handed to a container keeps its mode: on the host the folder keeps everybody out.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+folder=${SDP_SECRETS_DIR:-$root/compose/secrets}
+fail() {
+  printf 'make-secrets: %s\n' "$*" >&2
+  exit 1
+}
+
+{ mkdir -p "$folder" && chmod 0700 "$folder"; } ||
+  fail "$folder cannot be made private. If it belongs to somebody else: sudo chown $(id -u) $folder"
+
+random() { # <bytes>, as base64 in one line
+  head -c "$1" /dev/urandom | base64 | tr -d '\n'
+}
+
+make() { # <name> <value>
+  local file=$folder/$1 value=$2
+  # an empty folder of this name is what Docker leaves when it was started without the file
+  [[ ! -d $file ]] || rmdir "$file" 2>/dev/null ||
+    fail "$file is a folder. Stop the containers, remove it (sudo rmdir $file), then run this again."
+  if [[ -s $file ]]; then
+    printf 'kept   %s\n' "$file"
+    return
+  fi
+  # complete or not there: a file cut short by a full disk would pass for a secret
+  (umask 077 && printf '%s\n' "$value" >"$file.new") || fail "cannot write $file. Is the disk full (df -h)?"
+  chmod 0644 "$file.new"
+  mv "$file.new" "$file"
+  printf 'made   %s\n' "$file"
+}
+
+make db_password "$(random 33 | tr '+/' '-_')"
+make master_key "$(random 32)"
+make admin_token "$(random 33 | tr '+/' '-_')"
+
+# Compose starts nothing until it is told the folder: so a checkout without secrets says what to do at once.
+if [[ -z ${SDP_SECRETS_DIR:-} ]] && ! grep -qs '^SDP_SECRETS_DIR=' "$root/.env"; then
+  [[ -e $root/.env ]] || { cp "$root/.env.example" "$root/.env" && printf 'made   %s\n' "$root/.env"; }
+  # relative to compose.yaml
+  printf '\nSDP_SECRETS_DIR=./secrets\n' >>"$root/.env"
+  printf 'noted  SDP_SECRETS_DIR in %s\n' "$root/.env"
+fi
