@@ -4,7 +4,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['**/*.test.ts'],
-    exclude: ['e2e/**', '**/node_modules/**', '**/dist/**'],
+    exclude: ['e2e/**', '**/*.docker.test.ts', '**/node_modules/**', '**/dist/**'],
     globalSetup: ['migrations/testing.ts'],
     // two cores, and PostgreSQL works beside us
     maxWorkers: 2,

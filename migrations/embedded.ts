@@ -4,12 +4,15 @@ import { chmod, chown, cp, mkdir, readFile, rm, stat, writeFile } from 'node:fs/
 import { createRequire } from 'node:module'
 import { dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
+import pg from 'pg'
 
 /** A PostgreSQL server of our own, for evaluation and tests. */
 export type EmbeddedPostgres = {
   port: number
   user: string
   password: string
+  /** Makes the database unless it is there. */
+  ensureDatabase(name: string): Promise<void>
   /** Ends the server after its clients' transactions are rolled back (fast shutdown). */
   stop(): Promise<void>
   /** The server process; tests pause and kill it. */
@@ -84,6 +87,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     await handOver(join(cluster, 'pg_hba.conf'))
   }
 
+  await stopLeftover(cluster)
   const settings = {
     listen_addresses: ['127.0.0.1', ...(options.listen ?? [])].join(','),
     unix_socket_directories: '',
@@ -132,6 +136,22 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     user: options.user,
     password: options.password,
     process: child,
+    async ensureDatabase(name) {
+      const client = new pg.Client({
+        host: '127.0.0.1',
+        port: options.port,
+        user: options.user,
+        password: options.password,
+        database: 'postgres',
+      })
+      await client.connect()
+      try {
+        const { rowCount } = await client.query('select 1 from pg_database where datname = $1', [name])
+        if (!rowCount) await client.query(`create database ${pg.escapeIdentifier(name)}`)
+      } finally {
+        await client.end()
+      }
+    },
     stop: () => {
       stopped ??= new Promise<void>(done => {
         if (child.exitCode !== null || child.signalCode !== null) return done()
@@ -141,6 +161,18 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
       return stopped
     },
   }
+}
+
+/** A server of this very cluster whose starter was killed would hold the cluster's lock for ever. */
+async function stopLeftover(cluster: string): Promise<void> {
+  const pid = Number((await readFile(join(cluster, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n')[0])
+  if (!pid) return
+  // the number may by now belong to somebody else's program
+  const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
+  if (!commandLine.includes(cluster)) return
+  process.kill(pid, 'SIGINT')
+  for (const deadline = Date.now() + 20_000; Date.now() < deadline && (await exists(join(cluster, 'postmaster.pid'))); )
+    await new Promise(resolve => setTimeout(resolve, 50))
 }
 
 async function unprivilegedUser(): Promise<{ uid: number; gid: number }> {

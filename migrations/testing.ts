@@ -19,12 +19,18 @@ declare module 'vitest' {
 const template = 'sdp_mcp_template'
 
 /** Vitest global set-up: one PostgreSQL server with a migrated template database, for all test files. */
-export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+export default function setup(project: TestProject): Promise<() => Promise<void>> {
+  return provideDatabase(project)
+}
+
+/** @param listen - addresses beside 127.0.0.1, e.g. the one by which containers reach this host */
+export async function provideDatabase(project: TestProject, listen: string[] = []): Promise<() => Promise<void>> {
   const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-test-postgres-'))
   const server = await startEmbeddedPostgres({
     folder,
     port: await freePort(),
     user: 'sdpmcpservice',
+    listen,
     password: randomBytes(16).toString('hex'),
     // durability is not what tests ask for, speed is
     settings: { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '300' },
