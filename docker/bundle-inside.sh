@@ -16,7 +16,7 @@ if [ "${SDP_PREBUILT:-0}" = 1 ]; then
       "Make it first: node docker/bundle.ts $package"
 else
   if ! npm install --global --no-fund --no-audit pnpm@10.34.8 ||
-    ! pnpm install --frozen-lockfile --filter sdp-mcp --filter "./$package..."; then
+    ! pnpm install --frozen-lockfile --filter sdp-mcp --filter "@sdp-mcp/$package..."; then
     fail 'the packages could not be installed. Where containers reach no npm registry, run docker/images.sh:' \
       'it bundles on the host and hands the result in with --build-arg SDP_PREBUILT=1.'
   fi

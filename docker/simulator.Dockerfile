@@ -15,10 +15,9 @@ RUN sh docker/bundle-inside.sh simulator /bundle
 FROM scratch
 COPY --from=base /root-file-system/ /
 COPY --from=build /bundle/ /app/
-ENV PATH=/usr/local/bin NODE_ENV=production NODE_COMPILE_CACHE=/app/compile-cache
+ENV PATH=/usr/local/bin NODE_ENV=production
 WORKDIR /app
 USER 10001:10001
-RUN ["node", "/app/main.mjs", "--version"]
 EXPOSE 8080
 ENTRYPOINT ["node", "/app/main.mjs"]
 
