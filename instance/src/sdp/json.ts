@@ -1,0 +1,62 @@
+/**
+ * Parses JSON without losing digits: an integer beyond 2^53 becomes a string with the digits as sent. SDP ids
+ * have up to 19 digits and some endpoints send them as numbers (fact sheet 5).
+ *
+ * @throws SyntaxError
+ */
+export function parseLossless(text: string): unknown {
+  // The third argument (source text access, ES2026) is missing from TypeScript's es2024 library.
+  const revive = (_key: string, value: unknown, context?: { source?: string }): unknown =>
+    typeof value === 'number' && Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source
+      ? context.source
+      : value
+  return JSON.parse(text, revive as (key: string, value: unknown) => unknown)
+}
+
+export type Json = Record<string, unknown>
+
+export function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** The value at a dotted path, or undefined. Every SDP reference may be null (fact sheet 18.20). */
+export function at(value: unknown, dotted: string): unknown {
+  let current = value
+  for (const key of dotted.split('.')) {
+    if (!isObject(current)) return undefined
+    current = current[key]
+  }
+  return current ?? undefined
+}
+
+/** Text of a scalar; undefined for null, objects and the empty string. */
+export function text(value: unknown): string | undefined {
+  if (typeof value === 'string') return value === '' || value === 'null' ? undefined : value
+  if (typeof value === 'number' || typeof value === 'bigint') return String(value)
+  return undefined
+}
+
+/** SDP sends booleans also as "true" and "false" (fact sheet 1.4). */
+export function flag(value: unknown): boolean | undefined {
+  if (typeof value === 'boolean') return value
+  if (value === 'true') return true
+  if (value === 'false') return false
+  return undefined
+}
+
+/** Display name of a reference `{id, name}`, or the text itself. */
+export function name(value: unknown): string | undefined {
+  if (!isObject(value)) return text(value)
+  return text(value.name) ?? text(value.display_value) ?? text(value.title) ?? text(value.email_id) ?? text(value.id)
+}
+
+/** Epoch milliseconds of `{value: "..."}`, a number or a digit string; undefined when unset. */
+export function instant(value: unknown): number | undefined {
+  const raw = isObject(value) ? value.value : value
+  const digits = text(raw)
+  return digits !== undefined && /^-?\d{1,16}$/.test(digits) ? Number(digits) : undefined
+}
+
+export function rows(value: unknown): Json[] {
+  return Array.isArray(value) ? value.filter(isObject) : []
+}

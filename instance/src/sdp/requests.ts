@@ -1,0 +1,130 @@
+import { Cache } from './cache.ts'
+import type { Sdp, SdpPage } from './client.ts'
+import { isSdpError, SdpError } from './errors.ts'
+import { isObject, type Json, rows, text } from './json.ts'
+import { criteria, is, type ListInfo } from './list-info.ts'
+import { path } from './path.ts'
+
+/** Typed calls on requests (fact sheet 7). */
+export interface Requests {
+  /**
+   * The long id of what a person calls a ticket: long id, display number, `#123`, `RE-123` or portal address.
+   * @throws SdpError `invalid-value` when it is none of these, `not-found` when no such ticket is visible
+   */
+  id(sdp: Sdp, reference: string): Promise<string>
+  get(sdp: Sdp, id: string): Promise<Json>
+  list(sdp: Sdp, info: ListInfo): Promise<SdpPage>
+  create(sdp: Sdp, request: Json): Promise<Json>
+  update(sdp: Sdp, id: string, request: Json): Promise<Json>
+  notes(sdp: Sdp, id: string): Promise<Json[]>
+  note(sdp: Sdp, id: string, noteId: string): Promise<Json>
+  addNote(sdp: Sdp, id: string, note: Json): Promise<Json>
+  /** Names of what this person may do on the ticket; undefined where the site does not tell. */
+  links(sdp: Sdp, id: string): Promise<Link[] | undefined>
+}
+
+export function createRequests(options: { now: () => number }): Requests {
+  // a number belongs to its ticket for ever
+  const ids = new Cache<string>({ size: 2_000, maxAgeMs: 24 * 3_600_000, now: options.now })
+
+  return {
+    async id(sdp, reference) {
+      const parsed = parseReference(reference)
+      if ('id' in parsed) return parsed.id
+      const known = ids.get(parsed.number)
+      if (known) return known
+      const page = await sdp.list(path`/requests`, {
+        row_count: 2,
+        start_index: 1,
+        search_criteria: criteria(is('display_id', parsed.number)),
+        fields_required: ['id', 'display_id'],
+      })
+      const found =
+        page.rows.find(row => text(row.display_id) === parsed.number) ??
+        (page.rows.length === 1 ? page.rows[0] : undefined)
+      const id = text(found?.id)
+      if (!id) {
+        throw new SdpError('not-found', `There is no ticket #${parsed.number} that you may see.`, {
+          fields: ['request_id'],
+          nextStep: 'Check the number, or look for the ticket with search_requests.',
+        })
+      }
+      return ids.set(parsed.number, id)
+    },
+
+    async get(sdp, id) {
+      return entity(await sdp.get(path`/requests/${id}`), 'request')
+    },
+    list: (sdp, info) => sdp.list(path`/requests`, info),
+    async create(sdp, request) {
+      const created = entity(await sdp.post(path`/requests`, { request }), 'request')
+      return created
+    },
+    async update(sdp, id, request) {
+      return entity(await sdp.put(path`/requests/${id}`, { request }), 'request')
+    },
+    async notes(sdp, id) {
+      return (await sdp.list(path`/requests/${id}/notes`, { row_count: 100, start_index: 1 })).rows
+    },
+    async note(sdp, id, noteId) {
+      return entity(await sdp.get(path`/requests/${id}/notes/${noteId}`), 'note', 'request_note')
+    },
+    // the root `note` is refused for requests on Cloud (fact sheet 7.3)
+    async addNote(sdp, id, note) {
+      return entity(await sdp.post(path`/requests/${id}/notes`, { request_note: note }), 'request_note', 'note')
+    },
+    async links(sdp, id) {
+      try {
+        return linksIn(await sdp.get(path`/requests/${id}/_links`))
+      } catch (error) {
+        if (isSdpError(error, 'not-found', 'missing-scope', 'denied', 'drift', 'invalid-value')) return undefined
+        throw error
+      }
+    },
+  }
+}
+
+/** Longer than this a number is an id, not the number on the screen (fact sheet 18.13). */
+const longestNumber = 11
+
+/** @throws SdpError `invalid-value` */
+export function parseReference(reference: string): { id: string } | { number: string } {
+  const trimmed = reference.trim()
+  const inAddress = /(?:\/requests\/|[?&](?:woID|workOrderId|requestId)=)(\d+)/i.exec(trimmed)?.[1]
+  const digits = inAddress ?? /^(?:#|##|[A-Za-z]{1,10}[-_ #]*)?\s*(\d{1,25})(?:##)?$/.exec(trimmed)?.[1]
+  if (!digits) {
+    throw new SdpError('invalid-value', `"${trimmed.slice(0, 80)}" is not a ticket.`, {
+      fields: ['request_id'],
+      nextStep: 'Give the number on the screen (57, #57, RE-57), the long id, or the address of the ticket page.',
+    })
+  }
+  return digits.length > longestNumber ? { id: digits } : { number: String(BigInt(digits)) }
+}
+
+/** The record under the first of the given roots. @throws SdpError `drift` when the answer has none of them */
+export function entity(body: Json, ...roots: string[]): Json {
+  const found = roots.map(root => body[root]).find(isObject)
+  if (!found) {
+    throw new SdpError('drift', `The answer holds no "${roots[0]}".`, {
+      nextStep: 'Read the record again to see its state.',
+    })
+  }
+  return found
+}
+
+export type Link = { name: string; method: string; lockedFields: string[] }
+
+/** The list stands under `_links`, `links` or both, depending on the site. */
+export function linksIn(body: Json): Link[] | undefined {
+  const { response_status: _, ...rest } = body
+  const listed = [rest, ...Object.values(rest)].flatMap(part => {
+    if (Array.isArray(part)) return [part]
+    return isObject(part) ? Object.values(part).filter(Array.isArray) : []
+  })
+  if (listed.length === 0) return undefined
+  return rows(listed[0]).map(row => ({
+    name: text(row.name) ?? '',
+    method: (text(row.method) ?? '').toUpperCase(),
+    lockedFields: Array.isArray(row.non_editable_fields) ? row.non_editable_fields.map(String) : [],
+  }))
+}

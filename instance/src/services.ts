@@ -1,0 +1,40 @@
+import type { InstanceContext } from './context.ts'
+import { createGrants, type Grants } from './grants.ts'
+import { createSdpClient, type SdpClient } from './sdp/client.ts'
+import { createForms, type Forms } from './sdp/forms.ts'
+import { createNames, type Names } from './sdp/names.ts'
+import { createPeople, type People } from './sdp/people.ts'
+import { createRequests, type Requests } from './sdp/requests.ts'
+import { createSite, type Site } from './sdp/site.ts'
+import { type Confirmations, createConfirmations } from './tools/confirmations.ts'
+import { createUndo, type Undo } from './tools/undo.ts'
+
+/** What all sessions of one instance share: the SDP client and everything that is cached. */
+export type Services = {
+  context: InstanceContext
+  grants: Grants
+  client: SdpClient
+  site: Site
+  names: Names
+  forms: Forms
+  people: People
+  requests: Requests
+  confirmations: Confirmations
+  undo: Undo
+}
+
+/** Builds the shared part once per instance. */
+export function buildServices(context: InstanceContext): Services {
+  return {
+    context,
+    grants: createGrants(context),
+    client: createSdpClient(context),
+    site: createSite(context),
+    names: createNames(context),
+    forms: createForms(context),
+    people: createPeople(context),
+    requests: createRequests(context),
+    confirmations: createConfirmations(context),
+    undo: createUndo(context),
+  }
+}

@@ -1,0 +1,74 @@
+import { z } from 'zod'
+import { isSdpError } from '../../sdp/errors.ts'
+import type { Person } from '../../sdp/people.ts'
+import { defineTool, type ToolCall } from '../define.ts'
+import { authorizationSteps } from '../scopes.ts'
+import { formatInstant } from '../time.ts'
+
+export const getMyContext = defineTool({
+  name: 'get_my_context',
+  title: 'Who am I',
+  toolset: 'core',
+  description:
+    'Tells who you act as, portal, time zone, connection to Zoho, granted scopes and enabled tools. Call first when unsure; never fails for lack of authorization.',
+  input: {},
+  output: {
+    user: z.looseObject({}),
+    portal: z.looseObject({}),
+    connection: z.looseObject({}),
+    tools: z.looseObject({}),
+  },
+  effect: 'read',
+  scopes: [],
+  async run(_input, call) {
+    const { context, session } = call
+    const status = await context.tokens.status()
+    const isConnected = status.state === 'connected'
+    const zone = isConnected ? await call.zone() : 'UTC'
+    const me = isConnected ? await whoAmI(call) : undefined
+    const at = (date: Date | null) => (date ? formatInstant(date.getTime(), zone) : undefined)
+    return {
+      data: {
+        user: {
+          username: context.user.username,
+          name: me?.name ?? context.user.displayName,
+          email: me?.email ?? context.user.email,
+          id: me?.id,
+          technician: me?.isTechnician,
+          site: me?.site,
+          department: me?.department,
+        },
+        portal: {
+          name: context.sdp.portal,
+          url: new URL(`/app/${encodeURIComponent(context.sdp.portal)}/home`, context.sdp.baseUrl).href,
+          data_center: context.sdp.dataCenter,
+          time_zone: zone,
+          now: formatInstant(context.now(), zone),
+        },
+        connection: {
+          state: status.state,
+          reason: status.reason,
+          next_step: isConnected ? undefined : authorizationSteps({ ...context, toolsets: session.toolsets }),
+          scopes: status.scopes,
+          access_token_expires: at(status.accessTokenExpiresAt),
+          last_refreshed: at(status.lastRefreshedAt),
+          tokens_minted_in_10_minutes: status.mintsInWindow,
+        },
+        tools: {
+          toolsets: session.toolsets,
+          read_only: session.readOnly,
+          count: session.tools.length,
+        },
+      },
+    }
+  },
+})
+
+async function whoAmI(call: ToolCall): Promise<Person | undefined> {
+  try {
+    return await call.people.me(call.sdp)
+  } catch (error) {
+    if (isSdpError(error, 'cancelled')) throw error
+    return undefined
+  }
+}

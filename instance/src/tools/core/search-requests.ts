@@ -1,0 +1,215 @@
+import { z } from 'zod'
+import {
+  all,
+  any,
+  atLeast,
+  atMost,
+  type Condition,
+  type Criterion,
+  contains,
+  is,
+  isEmpty,
+  isNot,
+  paging,
+  criteria as written,
+} from '../../sdp/list-info.ts'
+import type { PersonKind, PersonReference } from '../../sdp/people.ts'
+import { parseReference } from '../../sdp/requests.ts'
+import { defineTool, type ToolCall } from '../define.ts'
+import { date, defaultLimit, limit, optionName, page, person } from '../params.ts'
+import { requestRow, rowFields } from '../request-view.ts'
+import { parseInstant, today } from '../time.ts'
+
+const views = ['mine', 'unassigned', 'overdue', 'due_today', 'updated_by_requester', 'all'] as const
+const sorts = ['created', 'updated', 'due', 'priority', 'status', 'subject', 'number'] as const
+const sortFields: Record<(typeof sorts)[number], string> = {
+  created: 'created_time',
+  updated: 'last_updated_time',
+  due: 'due_by_time',
+  priority: 'priority',
+  status: 'status',
+  subject: 'subject',
+  number: 'id',
+}
+
+export const searchRequests = defineTool({
+  name: 'search_requests',
+  title: 'Search tickets',
+  toolset: 'core',
+  description:
+    'Searches all tickets on the server by view, text, people, fields and dates; all conditions must hold. Views other than all show open tickets. Names are checked first; a list of names means any of them.',
+  input: {
+    text: z.string().min(1).optional().describe('In subject or description, or a ticket number'),
+    view: z.enum(views).optional(),
+    status: z.array(optionName).optional(),
+    priority: z.array(optionName).optional(),
+    technician: person.optional().describe('me, e-mail, name, id, or none'),
+    requester: person.optional(),
+    group: z.array(optionName).optional(),
+    category: z.array(optionName).optional(),
+    site: z.array(optionName).optional(),
+    created_from: date.optional().describe('ISO or relative: today, -7d, monday'),
+    created_to: date.optional(),
+    updated_from: date.optional(),
+    updated_to: date.optional(),
+    due_from: date.optional(),
+    due_to: date.optional(),
+    criteria: z
+      .array(z.looseObject({ field: z.string(), condition: z.string() }))
+      .optional()
+      .describe('Raw search_criteria; see sdp://guide/search'),
+    sort: z.enum(sorts).optional().describe('Default created'),
+    order: z.enum(['asc', 'desc']).optional().describe('Default desc'),
+    fields: z.array(z.string()).optional().describe('More SDP fields per row'),
+    page,
+    limit,
+    total: z.boolean().optional().describe('Also count all hits'),
+  },
+  output: {
+    requests: z.array(z.looseObject({})),
+    total: z.number().optional(),
+    has_more: z.boolean(),
+    next_page: z.number().optional(),
+  },
+  effect: 'read',
+  scopes: ['requests.READ'],
+  async run(input, call) {
+    const zone = await call.zone()
+    const size = input.limit ?? defaultLimit
+    const number = input.page ?? 1
+    const extra = (input.fields ?? []).filter(field => !rowFields.includes(field))
+    const conditions = written(await condition(input, call, zone)) ?? []
+    // both are folded from left to right, so appending narrows whatever the raw criteria say
+    const raw = (input.criteria ?? []) as Criterion[]
+    const joined = [
+      ...raw,
+      ...conditions.map((part, index) => (index === 0 && raw.length > 0 ? narrowing(part) : part)),
+    ]
+    const found = await call.requests.list(call.sdp, {
+      ...paging(number, size),
+      sort_field: sortFields[input.sort ?? 'created'],
+      sort_order: input.order ?? 'desc',
+      ...(input.total ? { get_total_count: true } : {}),
+      ...(joined.length > 0 ? { search_criteria: joined } : {}),
+      fields_required: [...rowFields, ...extra],
+    })
+    return {
+      data: {
+        requests: found.rows.map(row => requestRow(row, zone, extra)),
+        total: found.total,
+        has_more: found.hasMore,
+        next_page: found.hasMore ? number + 1 : undefined,
+        link: found.rows.length > 0 ? call.site.link('requests', '{id}').replace(/%7Bid%7D/i, '{id}') : undefined,
+        hint: found.rows.length === 0 ? 'No ticket fits.' : undefined,
+      },
+      rest: 'ask for fewer rows (limit) or the next page',
+    }
+  },
+})
+
+type Input = {
+  text?: string
+  view?: (typeof views)[number]
+  status?: string[]
+  priority?: string[]
+  technician?: string
+  requester?: string
+  group?: string[]
+  category?: string[]
+  site?: string[]
+  created_from?: string
+  created_to?: string
+  updated_from?: string
+  updated_to?: string
+  due_from?: string
+  due_to?: string
+}
+
+function narrowing(part: Criterion): Criterion {
+  return { ...part, logical_operator: 'AND' }
+}
+
+async function condition(input: Input, call: ToolCall, zone: string): Promise<Condition | undefined> {
+  const clock = { now: call.context.now(), zone }
+  const range = (field: string, from?: string, to?: string) =>
+    all(
+      from === undefined ? undefined : atLeast(field, parseInstant(from, clock, 'start')),
+      to === undefined ? undefined : atMost(field, parseInstant(to, clock, 'end')),
+    )
+  return all(
+    await view(input.view ?? 'all', call, clock),
+    textCondition(input.text),
+    await named(call, 'status', input.status),
+    await named(call, 'priority', input.priority),
+    await named(call, 'group', input.group),
+    await named(call, 'category', input.category),
+    await named(call, 'site', input.site),
+    await byPerson(call, 'technician', input.technician),
+    await byPerson(call, 'requester', input.requester),
+    range('created_time', input.created_from, input.created_to),
+    range('last_updated_time', input.updated_from, input.updated_to),
+    range('due_by_time', input.due_from, input.due_to),
+  )
+}
+
+const isOpen = is('status.in_progress', true)
+
+/** Views are written as criteria: the named `My_*` filters are unreliable (fact sheet 3.4). */
+export async function view(
+  name: (typeof views)[number],
+  call: ToolCall,
+  clock: { now: number; zone: string },
+): Promise<Condition | undefined> {
+  const mine = async () => byPerson(call, 'technician', 'me')
+  switch (name) {
+    case 'all':
+      return undefined
+    case 'mine':
+      return all(isOpen, await mine())
+    case 'unassigned':
+      return all(isOpen, isEmpty('technician'))
+    case 'overdue':
+      return all(isOpen, atMost('due_by_time', clock.now))
+    case 'due_today': {
+      const { start, end } = today(clock)
+      return all(isOpen, atLeast('due_by_time', start), atMost('due_by_time', end - 1))
+    }
+    case 'updated_by_requester':
+      return all(isOpen, await mine(), isNot('unreplied_count', 0))
+  }
+}
+
+function textCondition(text: string | undefined): Condition | undefined {
+  if (text === undefined) return undefined
+  const words = any(contains('subject', text), contains('description', text))
+  if (!/^(#|[A-Za-z]{1,5}-)?\d{1,11}$/.test(text.trim())) return words
+  const reference = parseReference(text)
+  return any(words, 'number' in reference ? is('display_id', reference.number) : undefined)
+}
+
+async function named(call: ToolCall, field: string, names: string[] | undefined): Promise<Condition | undefined> {
+  if (!names || names.length === 0) return undefined
+  const isNone = (name: string) => /^(none|empty)$/i.test(name)
+  const found = await Promise.all(
+    names.filter(name => !isNone(name)).map(name => call.names.resolve(call.sdp, field, name)),
+  )
+  return any(
+    found.length > 0 ? is(`${field}.id`, ...found.map(({ id }) => id)) : undefined,
+    names.some(isNone) ? isEmpty(field) : undefined,
+  )
+}
+
+async function byPerson(
+  call: ToolCall,
+  field: PersonKind & string,
+  who: string | undefined,
+): Promise<Condition | undefined> {
+  if (who === undefined) return undefined
+  if (/^(none|nobody|unassigned)$/i.test(who.trim())) return isEmpty(field)
+  const { reference } = await call.people.resolve(call.sdp, who, field, field)
+  return personIs(field, reference)
+}
+
+export function personIs(field: string, reference: PersonReference): Condition {
+  return 'id' in reference ? is(`${field}.id`, reference.id) : is(`${field}.email_id`, reference.email_id)
+}
