@@ -57,7 +57,7 @@ type Unsaved = { change: Change; minted: Minted; at: number; usedCode?: string; 
  * Keeps one user's connection to Zoho.
  *
  * States, kept in the store: `needs-authorization` -> `connected` when a grant code is exchanged or a given refresh
- * token proves good; `connected` -> `needs-reauthorization` when Zoho refuses the refresh token or the client. A
+ * token proves good; any -> `needs-reauthorization` when Zoho refuses the refresh token or the client. A
  * permanent refusal is acted on at once and ends all calls until somebody authorizes again. What is transient
  * (network, 5xx, throttling) changes no state and deletes nothing.
  *
@@ -288,18 +288,15 @@ export function createKeeper(options: KeeperOptions): Keeper {
     } catch (error) {
       if (!(error instanceof AccountsError && error.permanent)) throw error
       log.warn({ kind: error.kind, reason: error.message }, 'tokens.refresh.refused')
-      // a given refresh token that never worked is of no use to anybody; one that did may be wanted for revoking
-      const neverWorked = connection.state === 'needs-authorization' && error.kind === 'refresh-token-rejected'
-      const state = neverWorked ? 'needs-authorization' : 'needs-reauthorization'
+      // the refused token stays: it may be wanted for revoking, or with the right client secret
       await held.save({
-        state,
+        state: 'needs-reauthorization',
         reasonCode: error.kind,
         reason: `${error.message} ${error.nextStep}`,
         accessToken: null,
-        ...(neverWorked && { refreshToken: null }),
       })
       cached = undefined
-      return new AuthorizationError(state, error.message, error.nextStep, { cause: error })
+      return new AuthorizationError('needs-reauthorization', error.message, error.nextStep, { cause: error })
     }
   }
 
@@ -439,7 +436,6 @@ export function createKeeper(options: KeeperOptions): Keeper {
 
     async revoke() {
       await flight?.catch(() => {})
-      let failure: AuthorizationError | undefined
       try {
         await exclusively(async held => {
           if (!held.connection) return
@@ -463,10 +459,10 @@ export function createKeeper(options: KeeperOptions): Keeper {
         cached = undefined
         unsaved = undefined
         log.info('tokens.revoked')
+        return { state: 'needs-authorization', scopes: [], reasonCode: null, reason: null }
       } catch (error) {
-        failure = explained(error)
+        return report(explained(error))
       }
-      return report(failure)
     },
 
     async status() {

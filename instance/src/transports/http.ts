@@ -1,0 +1,540 @@
+import { randomUUID } from 'node:crypto'
+import { createServer, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
+import { SSEServerTransport } from '@modelcontextprotocol/sdk/server/sse.js'
+import { WebStandardStreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js'
+import {
+  isInitializeRequest,
+  isJSONRPCRequest,
+  JSONRPCMessageSchema,
+  LATEST_PROTOCOL_VERSION,
+  type RequestId,
+} from '@modelcontextprotocol/sdk/types.js'
+import type { Logger } from 'pino'
+import { type ConnectionReport, type Health, type Toolset, toolsets } from '../contract.ts'
+import { createEventStore, type ResumableEvents } from './event-store.ts'
+import { createSessions, type Session } from './sessions.ts'
+
+export type Admission =
+  | { purpose: 'mcp' | 'control' | 'nothing' }
+  | { status: number; code: string; message: string; headers?: Record<string, string> }
+
+/** Says who may come in. */
+export type Gate = (request: IncomingMessage) => Promise<Admission>
+
+/** What a session narrows by itself; it never widens. */
+export type SessionWish = { toolsets?: Toolset[]; readOnly?: boolean }
+
+export type HttpOptions = {
+  host: string
+  port: number
+  gate: Gate
+  buildServer: (wish: SessionWish) => McpServer
+  /** the parts of the health body that are not about this server */
+  identity: Pick<Health, 'audience' | 'version'>
+  connection: { exchange(): Promise<ConnectionReport>; revoke(): Promise<ConnectionReport> }
+  log: Logger
+  maxSessions?: number
+  sessionIdleMs?: number
+  keepAliveMs?: number
+  bodyLimitBytes?: number
+}
+
+export type HttpServer = {
+  port: number
+  sessions(): number
+  /** Takes nothing new, ends quiet streams, lets calls finish for `graceMs`, then closes everything. */
+  stop(graceMs?: number): Promise<void>
+}
+
+/** How long a client of a resumable stream may take to come back before its call is cancelled. */
+const resumeMs = 30_000
+/** A client that does not read for this long is gone. */
+const stalledMs = 60_000
+
+const jsonRpcCodes = { parse: -32700, invalid: -32600, generic: -32000, noSession: -32001 }
+
+/**
+ * Serves both HTTP transports of MCP, a session for each client:
+ *
+ *     GET  /sse  POST /messages?sessionId=      the legacy transport of 2024-11-05
+ *     POST GET DELETE /mcp                      Streamable HTTP
+ *     GET  /healthz                             for everybody
+ *     POST /control/connection/{exchange,revoke}  for the control plane
+ *
+ * @throws Error with code EADDRINUSE when another process listens there
+ */
+export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
+  const { gate, log, keepAliveMs = 15_000, bodyLimitBytes = 4 * 1024 * 1024 } = options
+  const startedAt = performance.now()
+  const sessions = createSessions({
+    max: options.maxSessions ?? 100,
+    idleMs: options.sessionIdleMs ?? 30 * 60_000,
+    log,
+  })
+  const eventStores = new WeakMap<Session, ResumableEvents>()
+  const streamable = (session: Session | undefined) =>
+    session?.kind === 'streamable' ? (session as Session<WebStandardStreamableHTTPServerTransport>) : undefined
+  const legacyStreams = new Map<Session, { response: ServerResponse; stalledSince: number }>()
+  let stopping = false
+
+  // One write is one frame, so a comment never lands inside an event. The SDK does the same on its own streams.
+  const heartbeat = setInterval(() => {
+    for (const [session, stream] of legacyStreams) {
+      const { response } = stream
+      if (!response.writableNeedDrain) {
+        stream.stalledSince = 0
+        response.write(': keep-alive\n\n')
+      } else if (stream.stalledSince === 0) stream.stalledSince = performance.now()
+      else if (performance.now() - stream.stalledSince > stalledMs) void session.close()
+    }
+  }, keepAliveMs)
+  heartbeat.unref()
+
+  async function handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const url = URL.parse(request.url ?? '/', 'http://instance')
+    if (!url)
+      return answer(response, 400, { error: 'url-malformed', message: 'The request target is not a valid URL.' })
+    const path = url.pathname.length > 1 ? url.pathname.replace(/\/$/, '') : url.pathname
+    if (path === '/healthz' && request.method === 'GET') return health(response)
+    const admission = await gate(request)
+    if ('status' in admission) {
+      const { status, code, message, headers } = admission
+      return answer(response, status, { error: code, message }, headers)
+    }
+    if (admission.purpose === 'nothing') return answer(response, 404, notFound)
+    const control = /^\/control\/connection\/(exchange|revoke)$/.exec(path)
+    if (control) {
+      if (admission.purpose !== 'control')
+        return answer(response, 403, { error: 'control-only', message: 'Only the control plane may call this.' })
+      if (!allows(request, response, ['POST'])) return
+      request.resume()
+      return answer(response, 200, await options.connection[control[1] as 'exchange' | 'revoke']())
+    }
+    switch (path) {
+      case '/sse':
+        return allows(request, response, ['GET']) ? openLegacy(request, response, url) : undefined
+      case '/messages':
+        return allows(request, response, ['POST']) ? postLegacy(request, response, url) : undefined
+      case '/mcp':
+        if (!allows(request, response, ['POST', 'GET', 'DELETE'])) return
+        if (request.method === 'POST') return postStreamable(request, response, url)
+        return getOrDeleteStreamable(request, response, url)
+      default:
+        return answer(response, 404, notFound)
+    }
+  }
+
+  function health(response: ServerResponse): void {
+    const body: Health = {
+      status: 'ok',
+      ...options.identity,
+      uptimeSeconds: Math.round((performance.now() - startedAt) / 1000),
+      sessions: sessions.size,
+    }
+    answer(response, 200, body)
+  }
+
+  /** Answers and returns undefined when no further session may begin. */
+  function beginSession(request: IncomingMessage, response: ServerResponse, url: URL): McpServer | undefined {
+    const wish = readWish(request, url)
+    if ('problem' in wish) return void refuse(response, 400, jsonRpcCodes.generic, wish.problem)
+    if (stopping) return void unavailable(response, 'This instance is being stopped. Connect again in some seconds.', 2)
+    if (!sessions.makeRoom())
+      return void unavailable(
+        response,
+        `All ${sessions.size} sessions of this user are in use. Close an MCP client that is not needed, or try again later.`,
+        60,
+      )
+    return options.buildServer(wish)
+  }
+
+  async function openLegacy(request: IncomingMessage, response: ServerResponse, url: URL): Promise<void> {
+    const server = beginSession(request, response, url)
+    if (!server) return
+    response.setHeader('X-Accel-Buffering', 'no')
+    // a path, never a host: only the client knows by which host it came
+    const transport = new SSEServerTransport(`${forwardedPrefix(request)}/messages`, response)
+    // connecting writes the endpoint event; the session must be known before the client can act on it
+    const opening = sessions.open(transport.sessionId, 'sse', server, transport)
+    const session = await opening
+    session.openStreams = 1
+    sessions.add(session)
+    legacyStreams.set(session, { response, stalledSince: 0 })
+    response.once('close', () => {
+      legacyStreams.delete(session)
+      void session.close()
+    })
+    if (response.destroyed) await session.close()
+  }
+
+  async function postLegacy(request: IncomingMessage, response: ServerResponse, url: URL): Promise<void> {
+    const id = url.searchParams.get('sessionId')
+    if (!id) return refuse(response, 400, jsonRpcCodes.generic, 'The query parameter sessionId is missing.')
+    const found = sessions.get(id)
+    if (found?.kind !== 'sse') return noSession(response)
+    const body = await readJson(request, response)
+    if (!body) return
+    const message = JSONRPCMessageSchema.safeParse(body.value)
+    if (!message.success)
+      return refuse(response, 400, jsonRpcCodes.invalid, 'The body is not one JSON-RPC 2.0 message.')
+    const { transport } = found as Session<SSEServerTransport>
+    if (stopping && isJSONRPCRequest(message.data)) return stoppingNow(response)
+    if (isJSONRPCRequest(message.data) && found.inFlight.has(message.data.id)) return idInUse(response)
+    await transport.handleMessage(message.data, { requestInfo: { headers: request.headers } })
+    response.writeHead(202, { 'content-type': 'text/plain' }).end('Accepted')
+  }
+
+  async function postStreamable(request: IncomingMessage, response: ServerResponse, url: URL): Promise<void> {
+    const sessionId = header(request, 'mcp-session-id')
+    const known = streamable(sessions.get(sessionId))
+    if (sessionId !== undefined && !known) return noSession(response)
+    const body = await readJson(request, response)
+    if (!body) return
+    const messages = Array.isArray(body.value) ? body.value : [body.value]
+    const ids = messages.filter(message => isJSONRPCRequest(message)).map(({ id }) => id as RequestId)
+    if (known) {
+      if (stopping && ids.length > 0) return stoppingNow(response)
+      if (ids.some(id => known.inFlight.has(id)) || new Set(ids).size < ids.length) return idInUse(response)
+      return forward(request, response, known, url, { parsed: body.value, ids })
+    }
+    if (!messages.some(isInitializeRequest))
+      return refuse(
+        response,
+        400,
+        jsonRpcCodes.generic,
+        'The Mcp-Session-Id header is missing. A session begins with an initialize request.',
+      )
+    const server = beginSession(request, response, url)
+    if (!server) return
+    const id = randomUUID()
+    const events = createEventStore()
+    const transport = new WebStandardStreamableHTTPServerTransport({
+      sessionIdGenerator: () => id,
+      eventStore: events,
+      keepAliveMs,
+      onsessioninitialized: () => sessions.add(session),
+    })
+    const session = await sessions.open(id, 'streamable', server, transport)
+    eventStores.set(session, events)
+    await forward(request, response, session, url, { parsed: body.value, ids })
+    if (!sessions.get(id)) await session.close()
+  }
+
+  async function getOrDeleteStreamable(request: IncomingMessage, response: ServerResponse, url: URL): Promise<void> {
+    const sessionId = header(request, 'mcp-session-id')
+    if (sessionId === undefined)
+      return refuse(response, 400, jsonRpcCodes.generic, 'The Mcp-Session-Id header is missing.')
+    const session = streamable(sessions.get(sessionId))
+    if (!session) return noSession(response)
+    if (request.method === 'DELETE') return forward(request, response, session, url)
+    if (stopping) return stoppingNow(response)
+    const lastEventId = header(request, 'last-event-id')
+    if (lastEventId === undefined) {
+      // the SDK would answer 409; the newer stream is the one somebody reads
+      session.transport.closeStandaloneSSEStream()
+      return forward(request, response, session, url)
+    }
+    const outlook = eventStores.get(session)?.outlook(lastEventId) ?? { kind: 'unknown' }
+    if (outlook.kind === 'unknown')
+      return refuse(response, 400, jsonRpcCodes.generic, 'The Last-Event-ID is not one of this session.')
+    if (outlook.kind === 'gap')
+      return refuse(
+        response,
+        400,
+        jsonRpcCodes.generic,
+        'The events after this Last-Event-ID are no longer kept. Repeat the call whose answer is missing.',
+      )
+    resumed.get(session)?.()
+    resumed.delete(session)
+    return forward(request, response, session, url, {
+      endAfterEvents: outlook.kind === 'finished' ? outlook.events : undefined,
+    })
+  }
+
+  /** Sessions with calls whose client is away and may come back; calling it lets the calls go on. */
+  const resumed = new WeakMap<Session, () => void>()
+
+  /** Hands a request to the SDK's transport and its answer to the client. */
+  async function forward(
+    request: IncomingMessage,
+    response: ServerResponse,
+    session: Session<WebStandardStreamableHTTPServerTransport>,
+    url: URL,
+    { parsed, ids = [], endAfterEvents }: { parsed?: unknown; ids?: RequestId[]; endAfterEvents?: number } = {},
+  ): Promise<void> {
+    session.touch()
+    const webRequest = new Request(url, { method: request.method, headers: plainHeaders(request) })
+    const webResponse = await session.transport.handleRequest(webRequest, { parsedBody: parsed })
+    const isStream = webResponse.body !== null && webResponse.headers.get('content-type') === 'text/event-stream'
+    if (!isStream) {
+      response.writeHead(webResponse.status, Object.fromEntries(webResponse.headers))
+      response.end(webResponse.body === null ? undefined : await webResponse.text())
+      return
+    }
+    session.openStreams++
+    try {
+      const whole = await pump(webResponse, response, endAfterEvents)
+      if (!whole && ids.length > 0) abandon(session, ids, protocolVersion(request, parsed))
+    } finally {
+      session.openStreams--
+      session.touch()
+    }
+  }
+
+  /** The client of a call is gone. One that can resume its stream gets the time to do so. */
+  function abandon(session: Session, ids: RequestId[], version: string): void {
+    // from this version on a stream begins with an id to come back with
+    if (version < '2025-11-25') {
+      session.abandon(ids)
+      return
+    }
+    const timer = setTimeout(() => session.abandon(ids), resumeMs)
+    timer.unref()
+    const others = resumed.get(session)
+    resumed.set(session, () => {
+      others?.()
+      clearTimeout(timer)
+    })
+  }
+
+  /** @returns undefined when it has answered already */
+  async function readJson(request: IncomingMessage, response: ServerResponse): Promise<{ value: unknown } | undefined> {
+    const type = request.headers['content-type'] ?? ''
+    if (!/^application\/json\s*(;|$)/i.test(type)) {
+      request.resume()
+      return void refuse(response, 415, jsonRpcCodes.generic, 'The Content-Type must be application/json.')
+    }
+    const text = await readBody(request, bodyLimitBytes)
+    if (text === undefined) {
+      response.setHeader('connection', 'close')
+      return void refuse(
+        response,
+        413,
+        jsonRpcCodes.generic,
+        `A message may have at most ${bodyLimitBytes / 1024 / 1024} MiB. Send less at once.`,
+      )
+    }
+    try {
+      return { value: JSON.parse(text) }
+    } catch {
+      return void refuse(response, 400, jsonRpcCodes.parse, 'The body is not valid JSON.')
+    }
+  }
+
+  const server = createServer(
+    {
+      // for receiving a request, not for answering it: streams stay open as long as somebody reads
+      headersTimeout: 15_000,
+      requestTimeout: 60_000,
+      // longer than the keep-alive of whatever stands before us, so that it closes first
+      keepAliveTimeout: 75_000,
+      keepAlive: true,
+      keepAliveInitialDelay: 30_000,
+      noDelay: true,
+    },
+    (request, response) => {
+      response.on('error', () => {}) // the client went away; "close" follows
+      handle(request, response).catch(error => {
+        if (response.destroyed) return
+        log.error({ err: error, path: request.url?.split('?')[0] }, 'http.failed')
+        if (response.headersSent) response.destroy()
+        else refuse(response, 500, -32603, 'Something went wrong in this instance. Try again.')
+      })
+    },
+  )
+  server.timeout = 0
+  await new Promise<void>((done, failed) => {
+    server.once('error', failed)
+    server.listen(options.port, options.host, () => {
+      server.off('error', failed)
+      done()
+    })
+  })
+  server.on('error', error => log.error({ err: error }, 'http.server.failed'))
+
+  async function stop(graceMs = 8_000): Promise<void> {
+    stopping = true
+    clearInterval(heartbeat)
+    const closed = new Promise(done => server.close(done))
+    server.closeIdleConnections()
+    const deadline = performance.now() + graceMs
+    for (;;) {
+      for (const session of sessions.all()) {
+        streamable(session)?.transport.closeStandaloneSSEStream()
+        if (session.kind === 'sse' && session.inFlight.size === 0) void session.close()
+      }
+      if (sessions.inFlight() === 0 || performance.now() > deadline) break
+      await delay(20)
+    }
+    if (sessions.inFlight() > 0) log.warn({ calls: sessions.inFlight() }, 'http.stop.calls-cut')
+    await sessions.close()
+    // answers that were just written get a moment to leave
+    await Promise.race([closed, delay(250)])
+    server.closeAllConnections()
+    await closed
+  }
+
+  return { port: (server.address() as AddressInfo).port, sessions: () => sessions.size, stop }
+}
+
+/**
+ * Writes a web response to the wire, event by event and under back pressure.
+ * @returns false when the client left before the end
+ */
+async function pump(from: Response, to: ServerResponse, endAfterEvents: number | undefined): Promise<boolean> {
+  const reader = (from.body as ReadableStream<Uint8Array>).getReader()
+  let gone = to.destroyed
+  const onClose = () => {
+    gone = true
+    reader.cancel().catch(() => {})
+  }
+  if (gone) {
+    await reader.cancel()
+    return false
+  }
+  to.once('close', onClose)
+  to.writeHead(from.status, Object.fromEntries(from.headers))
+  // a quick answer leaves in one packet; headers of a slow one leave now
+  const flush = setImmediate(() => to.flushHeaders())
+  let left = endAfterEvents ?? Number.POSITIVE_INFINITY
+  try {
+    while (left-- > 0) {
+      const { done, value } = await reader.read()
+      if (done || gone) break
+      if (!to.write(value) && !(await drained(to))) {
+        to.destroy()
+        gone = true
+        break
+      }
+    }
+  } finally {
+    clearImmediate(flush)
+    to.off('close', onClose)
+  }
+  if (gone) return false
+  reader.cancel().catch(() => {})
+  to.end()
+  return true
+}
+
+/** @returns false when the client left, or has read nothing for a minute */
+function drained(response: ServerResponse): Promise<boolean> {
+  return new Promise(done => {
+    const settle = (result: boolean) => () => {
+      clearTimeout(timer)
+      response.off('drain', onDrain).off('close', onClose)
+      done(result)
+    }
+    const onDrain = settle(true)
+    const onClose = settle(false)
+    const timer = setTimeout(onClose, stalledMs)
+    response.once('drain', onDrain).once('close', onClose)
+  })
+}
+
+/** @returns undefined when it is longer than the limit */
+async function readBody(request: IncomingMessage, limitBytes: number): Promise<string | undefined> {
+  if (Number(request.headers['content-length'] ?? 0) > limitBytes) return undefined
+  const chunks: Buffer[] = []
+  let bytes = 0
+  for await (const chunk of request) {
+    bytes += (chunk as Buffer).length
+    if (bytes > limitBytes) return undefined
+    chunks.push(chunk as Buffer)
+  }
+  return Buffer.concat(chunks).toString('utf8')
+}
+
+const notFound = { error: 'not-found', message: 'There is nothing here. MCP is served at /mcp and /sse.' }
+
+function answer(response: ServerResponse, status: number, body: unknown, headers: OutgoingHttpHeaders = {}): void {
+  const text = JSON.stringify(body)
+  response.writeHead(status, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(text),
+    'cache-control': 'no-store',
+    ...headers,
+  })
+  response.end(text)
+}
+
+function refuse(response: ServerResponse, status: number, code: number, message: string): void {
+  answer(response, status, { jsonrpc: '2.0', error: { code, message }, id: null })
+}
+
+function noSession(response: ServerResponse): void {
+  refuse(response, 404, jsonRpcCodes.noSession, 'Session not found. It has ended; begin a new one with initialize.')
+}
+
+function idInUse(response: ServerResponse): void {
+  refuse(response, 400, jsonRpcCodes.invalid, 'A request with this id is still being answered. Use another id.')
+}
+
+function unavailable(response: ServerResponse, message: string, retryAfterSeconds: number): void {
+  response.setHeader('retry-after', retryAfterSeconds)
+  refuse(response, 503, jsonRpcCodes.generic, message)
+}
+
+function stoppingNow(response: ServerResponse): void {
+  response.setHeader('connection', 'close')
+  unavailable(response, 'This instance is being stopped. Connect again in some seconds.', 2)
+}
+
+function allows(request: IncomingMessage, response: ServerResponse, methods: string[]): boolean {
+  if (methods.includes(request.method ?? '')) return true
+  request.resume()
+  response.setHeader('allow', methods.join(', '))
+  refuse(response, 405, jsonRpcCodes.generic, `Use ${methods.join(', ')} on this path.`)
+  return false
+}
+
+function header(request: IncomingMessage, name: string): string | undefined {
+  const value = request.headers[name]
+  return Array.isArray(value) ? value.join(', ') : value
+}
+
+function plainHeaders(request: IncomingMessage): Record<string, string> {
+  const plain: Record<string, string> = {}
+  // the statement is for this server's gate, not for the tools
+  for (const [name, value] of Object.entries(request.headers))
+    if (value !== undefined && name !== 'authorization') plain[name] = Array.isArray(value) ? value.join(', ') : value
+  return plain
+}
+
+function forwardedPrefix(request: IncomingMessage): string {
+  const prefix = header(request, 'x-forwarded-prefix') ?? ''
+  return /^(\/[a-z0-9-]+)*$/.test(prefix) ? prefix : ''
+}
+
+function protocolVersion(request: IncomingMessage, parsed: unknown): string {
+  const told = header(request, 'mcp-protocol-version')
+  if (told !== undefined) return told
+  return isInitializeRequest(parsed) ? LATEST_PROTOCOL_VERSION : ''
+}
+
+/** `X-MCP-Toolsets: core,approvals` and `X-MCP-Readonly: true`, or `toolsets=` and `readonly=` in the URL. */
+function readWish(request: IncomingMessage, url: URL): SessionWish | { problem: string } {
+  const wish: SessionWish = {}
+  const names = header(request, 'x-mcp-toolsets') ?? url.searchParams.get('toolsets') ?? undefined
+  if (names !== undefined) {
+    const asked = names
+      .split(',')
+      .map(name => name.trim())
+      .filter(Boolean)
+    const unknown = asked.filter(name => !toolsets.includes(name as Toolset))
+    if (unknown.length > 0)
+      return {
+        problem: `There is no toolset ${unknown.map(name => `"${name.slice(0, 40)}"`).join(', ')}. Toolsets: ${toolsets.join(', ')}.`,
+      }
+    wish.toolsets = asked as Toolset[]
+  }
+  const readOnly = header(request, 'x-mcp-readonly') ?? url.searchParams.get('readonly') ?? undefined
+  if (readOnly !== undefined) {
+    if (!/^(true|false|1|0)$/i.test(readOnly.trim())) return { problem: 'X-MCP-Readonly is either true or false.' }
+    wish.readOnly = /^(true|1)$/i.test(readOnly.trim())
+  }
+  return wish
+}
