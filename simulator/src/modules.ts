@@ -1,0 +1,33 @@
+import { allowedValues, links, metainfo } from './api/metadata.ts'
+import { indexModules } from './api/module-index.ts'
+import { lookupModules } from './modules/lookups.ts'
+import type { Module } from './modules/module.ts'
+import { peopleModules } from './modules/people.ts'
+import { requests } from './modules/requests.ts'
+import { templateModules } from './modules/templates.ts'
+
+/** Every module tells what its fields are and what may be done (fact sheet 6). */
+function withMetadata(module: Module): Module {
+  return {
+    ...module,
+    collectionOperations: {
+      ...module.collectionOperations,
+      'GET _metainfo': metainfo,
+      'GET _links': links,
+      ...(module.offersLookups ? { 'GET _allowed_values_for_fields': allowedValues } : {}),
+    },
+    operations: {
+      ...module.operations,
+      'GET _links': links,
+      ...(module.offersLookups ? { 'GET _allowed_values_for_fields': allowedValues } : {}),
+    },
+    children: module.children?.map(withMetadata),
+  }
+}
+
+/** The table of modules: everything the SDP API of the simulator serves. */
+export const modules: readonly Module[] = [requests, ...peopleModules, ...lookupModules, ...templateModules].map(
+  withMetadata,
+)
+
+indexModules(modules)

@@ -1,0 +1,66 @@
+import type { Call, Reply } from '../api/call.ts'
+import { done, one } from '../api/envelope.ts'
+import { fail } from '../api/failure.ts'
+import { parseFields } from '../api/fields.ts'
+import { editRecord, isReply, recordOf, rootInput, show } from '../api/verbs.ts'
+import { flag, html, type Operations, technician } from '../modules/module.ts'
+import { rowByName } from '../state.ts'
+import { templateWithLayout } from './templates.ts'
+
+/** Refuses any `input_data` where a call takes none (fact sheet 18.15). */
+export function refuseInput(call: Call): void {
+  for (const key of Object.keys(call.input ?? {})) throw fail.extraKey(key)
+}
+
+/** `PUT /requests/{id}/_close` with an optional `closure_info`; without what closing requires it answers 3000 (7.1, 18.4). */
+function close(call: Call): Reply {
+  const { closure_info: closureField } = call.module.fields
+  const given = call.input === undefined ? {} : rootInput(call)
+  const sent = parseFields(given, { closure_info: closureField ?? { type: 'any' } }, call)
+  const closed = editRecord(call, recordOf(call), { ...sent, status: rowByName(call.portal, 'statuses', 'Closed')?.id })
+  return isReply(closed) ? closed : done('Request(s) closed')
+}
+
+/** `PUT /requests/{id}/_pickup`: the caller becomes the technician. */
+function pickup(call: Call): Reply {
+  refuseInput(call)
+  const picked = editRecord(call, recordOf(call), { technician: call.caller.row.id })
+  return isReply(picked) ? picked : one('request', show(picked, call))
+}
+
+/** `PUT /requests/{id}/_assign`: an edit of technician and group. */
+function assign(call: Call): Reply {
+  const { group } = call.module.fields
+  const sent = parseFields(rootInput(call), { technician: technician(), group: group ?? { type: 'any' } }, call)
+  const assigned = editRecord(call, recordOf(call), sent)
+  return isReply(assigned) ? assigned : one('request', show(assigned, call))
+}
+
+function resolutionOf(call: Call): unknown {
+  return show(recordOf(call), call, ['resolution']).resolution
+}
+
+function getResolution(call: Call): Reply {
+  return one('resolution', resolutionOf(call))
+}
+
+/** `POST /requests/{id}/resolutions` with `{"resolution":{"content", "add_to_linked_requests"}}`. */
+function setResolution(call: Call): Reply {
+  const given = rootInput(call, ['resolution'])
+  const fields = { content: html({ mandatory: true }), add_to_linked_requests: flag() }
+  const resolution = parseFields(given, fields, call)
+  if (!resolution.content) throw fail.mandatory(['content'])
+  const edited = editRecord(call, recordOf(call), { resolution })
+  return isReply(edited) ? edited : one('resolution', resolutionOf({ ...call, record: edited }))
+}
+
+export const requestOperations: Operations = {
+  'PUT close': close,
+  'PUT pickup': pickup,
+  'PUT assign': assign,
+  'GET /resolutions': getResolution,
+  'POST /resolutions': setResolution,
+  'PUT /resolutions': setResolution,
+  'GET /template/:templateId/_get_template_with_layout': call =>
+    templateWithLayout(call, call.params.templateId ?? '', call.module),
+}
