@@ -18,7 +18,8 @@ if (!script) stop('name the script to run, for example: node bootstrap.mjs contr
 
 const node = bringTools()
 installWorkspace()
-const command = script === 'pnpm' ? [join(home, 'node_modules', 'pnpm', 'bin', 'pnpm.cjs'), ...args] : [join(root, script), ...args]
+const command =
+  script === 'pnpm' ? [join(home, 'node_modules', 'pnpm', 'bin', 'pnpm.cjs'), ...args] : [join(root, script), ...args]
 // nothing but data may be written to a pipe that speaks MCP: experimental notes would go to standard error, still noise
 const child = spawn(node, ['--disable-warning=ExperimentalWarning', ...command], {
   stdio: 'inherit',
@@ -26,7 +27,8 @@ const child = spawn(node, ['--disable-warning=ExperimentalWarning', ...command],
   env: { ...process.env, PATH: `${dirname(node)}:${join(home, 'node_modules', '.bin')}:${process.env.PATH}` },
 })
 // the child gets the terminal's signals itself; we stay to pass on how it ended
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => signal !== 'SIGINT' && child.kill(signal))
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'])
+  process.on(signal, () => signal !== 'SIGINT' && child.kill(signal))
 child.on('error', error => stop(`Node ${nodeVersion} could not be started: ${error.message}`))
 child.on('exit', (code, signal) => {
   if (signal) {
@@ -54,31 +56,48 @@ function bringTools() {
   writeFileSync(join(home, 'package.json'), '{"private":true}\n')
   const result = spawnSync(
     'npm',
-    ['install', '--prefix', home, '--no-save', '--no-package-lock', '--no-audit', '--no-fund', '--ignore-scripts', '--loglevel=error', `${packageName}@${nodeVersion}`, `pnpm@${pnpmVersion}`],
+    [
+      'install',
+      '--prefix',
+      home,
+      '--no-save',
+      '--no-package-lock',
+      '--no-audit',
+      '--no-fund',
+      '--ignore-scripts',
+      '--loglevel=error',
+      `${packageName}@${nodeVersion}`,
+      `pnpm@${pnpmVersion}`,
+    ],
     { stdio: ['ignore', 2, 2], cwd: home },
   )
   if (result.status !== 0 || !existsSync(ownNode))
-    stop(`npm could not bring ${packageName}@${nodeVersion}. Check that the npm registry is reachable; on a platform without such a package install Node 24 and pnpm yourself.`)
+    stop(
+      `npm could not bring ${packageName}@${nodeVersion}. Check that the npm registry is reachable; on a platform without such a package install Node 24 and pnpm yourself.`,
+    )
   return ownNode
 }
 
-/** Installs dependencies when the lock file is not the one installed last. */
+/** Installs dependencies when the lock file is not the one installed last; those of the end-to-end tests only for these. */
 function installWorkspace() {
+  const everything = script === 'pnpm' || script.startsWith('e2e/')
   const stamp = join(root, 'node_modules', '.sdp-mcp-installed')
   const hash = createHash('sha256')
   for (const file of ['pnpm-lock.yaml', 'pnpm-workspace.yaml', 'package.json']) hash.update(readFileSync(join(root, file)))
-  const wanted = hash.digest('hex')
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return
-  say('installing dependencies ...')
+  const lock = hash.digest('hex')
+  const installed = existsSync(stamp) ? readFileSync(stamp, 'utf8') : ''
+  if (installed === `${lock} everything` || (!everything && installed === `${lock} product`)) return
+  say('installing dependencies (once) ...')
   rmSync(stamp, { force: true })
   const started = Date.now()
-  const result = spawnSync(node, [join(home, 'node_modules', 'pnpm', 'bin', 'pnpm.cjs'), 'install', '--frozen-lockfile', '--reporter=append-only', '--loglevel=warn'], {
+  const options = ['install', '--frozen-lockfile', '--reporter=append-only', '--loglevel=warn', ...(everything ? [] : ['--filter=!@sdp-mcp/e2e'])]
+  const result = spawnSync(node, [join(home, 'node_modules', 'pnpm', 'bin', 'pnpm.cjs'), ...options], {
     stdio: ['ignore', 2, 2],
     cwd: root,
     env: { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}`, CI: 'true' },
   })
   if (result.status !== 0) stop('dependencies could not be installed; pnpm says why above. Check that the npm registry is reachable and run the command again.')
-  writeFileSync(stamp, wanted)
+  writeFileSync(stamp, `${lock} ${everything ? 'everything' : 'product'}`)
   say(`installed in ${Math.round((Date.now() - started) / 1000)} s`)
 }
 

@@ -25,6 +25,15 @@ export default function setup(project: TestProject): Promise<() => Promise<void>
 
 /** @param listen - addresses beside 127.0.0.1, e.g. the one by which containers reach this host */
 export async function provideDatabase(project: TestProject, listen: string[] = []): Promise<() => Promise<void>> {
+  const { connection, close } = await startTemplateServer(listen)
+  project.provide('postgres', connection)
+  return close
+}
+
+/** A server with a migrated template database that {@link cloneDatabase} copies. */
+export async function startTemplateServer(
+  listen: string[] = [],
+): Promise<{ connection: DatabaseConnection; close(): Promise<void> }> {
   const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-test-postgres-'))
   const server = await startEmbeddedPostgres({
     folder,
@@ -44,10 +53,12 @@ export async function provideDatabase(project: TestProject, listen: string[] = [
   }
   await query(connection, `create database ${template}`)
   await migrate({ ...connection, database: template })
-  project.provide('postgres', connection)
-  return async () => {
-    await server.stop()
-    await rm(folder, { recursive: true, force: true })
+  return {
+    connection,
+    async close() {
+      await server.stop()
+      await rm(folder, { recursive: true, force: true })
+    },
   }
 }
 

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Boot } from '@sdp-mcp/instance/contract'
 import { migrate } from '@sdp-mcp/migrations'
-import { version } from '../package.json' with { type: 'json' }
+import manifest from '../package.json' with { type: 'json' }
 import { buildAdminApp, buildPublicApp } from './app.ts'
 import { type Config, ConfigError, loadConfig } from './config.ts'
 import { createConnections } from './connections.ts'
@@ -23,6 +23,7 @@ import { createVault } from './vault.ts'
 
 /** The program: reads the environment, builds everything, listens, and ends in order. Imported by nobody. */
 
+const { version } = manifest
 const exitCodes = { config: 78, unavailable: 69, internal: 70 } // sysexits.h
 
 if (process.argv.includes('--version')) {

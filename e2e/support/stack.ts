@@ -50,8 +50,8 @@ export type StackOptions = {
 }
 
 export async function startStack(options: StackOptions = {}): Promise<Stack> {
-  const engine = inject('engine')
-  const database = await cloneDatabase(inject('postgres'))
+  const { engine, postgres } = options.on ?? { engine: inject('engine'), postgres: inject('postgres') }
+  const database = await cloneDatabase(postgres)
   const simulator = await startSimulator({ host: engine.hostAddress })
   const [publicPort, adminPort, firstPort] = [
     await freePort(),

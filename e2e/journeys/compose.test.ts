@@ -1,0 +1,186 @@
+import { execFile } from 'node:child_process'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import Docker from 'dockerode'
+import { afterAll, beforeAll, expect, inject, test } from 'vitest'
+import { removeInstallation } from '../../control-plane/evaluation/docker-engine.ts'
+import { callTool, connect } from '../support/mcp-client.ts'
+import { eventually } from '../support/stack.ts'
+
+// `docker compose up` as ops run it, with the simulator's overlay in place of Zoho.
+
+const run = promisify(execFile)
+const root = dirname(dirname(import.meta.dirname))
+const installation = 'e2e-compose'
+const project = 'sdp-mcp-e2e'
+const files = ['-f', 'compose/compose.yaml', '-f', 'compose/simulator.yaml', '-p', project]
+const ports = { http: '13456', admin: '13457', database: '15433', simulator: '13460' }
+let secrets: string
+let environment: NodeJS.ProcessEnv
+let compose: (...args: string[]) => Promise<{ stdout: string; stderr: string }>
+
+beforeAll(async () => {
+  const engine = inject('engine')
+  const taken = await new Docker({ socketPath: engine.socket }).listContainers({
+    all: true,
+    filters: { name: ['sdp-mcp-postgres', 'sdp-mcp-control-plane'] },
+  })
+  const foreign = taken.filter(container => container.Labels['com.docker.compose.project'] !== project)
+  if (foreign.length > 0)
+    throw new Error(
+      'This engine already runs an installation of sdp-mcp. Run the tests on another engine (DOCKER_HOST), or skip them with SKIP_DOCKER=1.',
+    )
+  secrets = await mkdtemp(join(tmpdir(), 'sdp-mcp-secrets-'))
+  const { stdout: images } = await run(join(root, 'docker/images.sh'), ['--print-env'], {
+    env: { ...process.env, DOCKER_HOST: engine.host },
+  })
+  environment = {
+    ...process.env,
+    ...Object.fromEntries(
+      images
+        .trim()
+        .split('\n')
+        .map(line => line.split('=') as [string, string]),
+    ),
+    DOCKER_HOST: engine.host,
+    DOCKER_SOCKET: engine.socket,
+    SDP_SECRETS_DIR: secrets,
+    SDP_INSTALLATION: installation,
+    SDP_HTTP_HOST: '127.0.0.1',
+    SDP_HTTP_PORT: ports.http,
+    SDP_ADMIN_PORT: ports.admin,
+    SDP_DB_PORT: ports.database,
+    SDP_SIMULATOR_PORT: ports.simulator,
+    SDP_PUBLIC_URL: `http://127.0.0.1:${ports.http}`,
+    SDP_POSTGRES_VOLUME: 'sdp-mcp-e2e-data',
+    COMPOSE_HTTP_TIMEOUT: '180',
+  }
+  const plugin = await run('docker', ['compose', 'version']).then(
+    () => true,
+    () => false,
+  )
+  compose = (...args) =>
+    run(plugin ? 'docker' : 'docker-compose', [...(plugin ? ['compose'] : []), ...args], {
+      cwd: root,
+      env: environment,
+      maxBuffer: 64 * 1024 * 1024,
+    })
+  await cleanUp()
+})
+afterAll(async () => {
+  await cleanUp()
+  await rm(secrets, { recursive: true, force: true })
+})
+
+async function cleanUp() {
+  await removeInstallation({ socket: inject('engine').socket, version: '', hostAddress: '' }, installation)
+  environment.SDP_SECRETS_DIR = secrets
+  await compose(...files, 'down', '-v', '--remove-orphans')
+}
+
+test('without secrets it refuses to start and says how to make them', async () => {
+  const { SDP_SECRETS_DIR: _none, ...without } = environment
+  environment = without
+  const failure = await compose('-f', 'compose/compose.yaml', '-p', project, 'up', '-d').catch(error => error)
+  environment = { ...without, SDP_SECRETS_DIR: secrets }
+  expect(String(failure.stderr)).toContain('make-secrets.sh')
+  const containers = await new Docker({ socketPath: inject('engine').socket }).listContainers({
+    all: true,
+    filters: { label: [`com.docker.compose.project=${project}`] },
+  })
+  expect(containers).toEqual([])
+})
+
+test('up from nothing serves the journey of an admin and a technician, and the runbook commands work', async () => {
+  await run(join(root, 'compose/make-secrets.sh'), [secrets], { cwd: root, env: environment })
+  await compose(...files, 'up', '-d', '--no-build')
+  const token = (await readFile(join(secrets, 'admin_token'), 'utf8')).trim()
+  const admin = async (method: string, path: string, body?: unknown) => {
+    const response = await fetch(`http://127.0.0.1:${ports.admin}${path}`, {
+      method,
+      headers: {
+        authorization: `Bearer ${token}`,
+        prefer: 'wait=60',
+        ...(body ? { 'content-type': 'application/json' } : {}),
+      },
+      ...(body ? { body: JSON.stringify(body) } : {}),
+    })
+    const text = await response.text()
+    return { status: response.status, body: text ? JSON.parse(text) : undefined }
+  }
+  await eventually(async () => (await fetch(`http://127.0.0.1:${ports.http}/readyz`)).status === 200, {
+    withinMs: 90_000,
+    what: 'readiness',
+  })
+
+  const grant = (await (
+    await fetch(`http://127.0.0.1:${ports.simulator}/_sim/grant-codes`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ user: 'alice' }),
+    })
+  ).json()) as Record<string, string>
+  const added = await admin('POST', '/v1/users', {
+    username: 'alice',
+    sdp: { clientId: grant.clientId, clientSecret: grant.clientSecret, grantCode: grant.code },
+  })
+  expect([added.status, added.body?.detail, added.body?.user?.sdp?.connection]).toEqual([201, undefined, 'connected'])
+  const { endpoints, apiKey } = added.body
+  for (const kind of ['sse', 'mcp'] as const) {
+    await using client = await connect(kind, endpoints[kind], apiKey.key)
+    const created = await callTool(client, 'create_request', {
+      subject: `Docking station dead (${kind})`,
+      allow_duplicate: true,
+    })
+    expect(JSON.stringify(created)).toContain(`Docking station dead (${kind})`)
+    const found = await callTool(client, 'search_requests', { text: 'Docking station dead' })
+    expect(found.requests.length).toBeGreaterThan(0)
+  }
+
+  // the runbook's commands, as they stand there (a test has no terminal, hence no -t)
+  const psql = async (sql: string) =>
+    (
+      await run(
+        'docker',
+        ['exec', '-i', 'sdp-mcp-postgres', 'psql', '-U', 'sdpmcpservice', '-d', 'sdp_mcp', '-c', sql],
+        { env: environment },
+      )
+    ).stdout
+  expect(await psql('SELECT client_id, last_refreshed_at FROM oauth_tokens;')).toContain(grant.clientId)
+  const everything = await psql('SELECT * FROM oauth_tokens;')
+  for (const secret of [grant.clientSecret!, grant.code!]) expect(everything).not.toContain(secret)
+  expect(everything).not.toMatch(/1000\.[0-9a-f]{32}\.[0-9a-f]{32}/)
+  expect(await psql('DELETE FROM oauth_access_tokens WHERE expires_at < NOW();')).toContain('DELETE 0')
+
+  // nothing secret in what the engine tells of any container
+  const docker = new Docker({ socketPath: inject('engine').socket })
+  const secretTexts = await Promise.all(
+    ['admin_token', 'master_key', 'db_password'].map(async name =>
+      (await readFile(join(secrets, name), 'utf8')).trim(),
+    ),
+  )
+  for (const { Id } of await docker.listContainers({ all: true })) {
+    const inspected = JSON.stringify(await docker.getContainer(Id).inspect())
+    for (const secret of [...secretTexts, apiKey.key, grant.clientSecret!]) expect(inspected).not.toContain(secret)
+  }
+
+  // a restart of the control plane's container keeps instances and data
+  const before = (
+    await docker.listContainers({ filters: { label: [`com.sdp-mcp.installation=${installation}`] } })
+  ).map(container => container.Id)
+  await compose(...files, 'restart', 'control-plane')
+  await eventually(async () => (await fetch(`http://127.0.0.1:${ports.http}/readyz`)).status === 200, {
+    withinMs: 60_000,
+    what: 'readiness',
+  })
+  await using client = await connect('mcp', endpoints.mcp, apiKey.key)
+  expect((await client.listTools()).tools.length).toBeGreaterThan(0)
+  expect(
+    (await docker.listContainers({ filters: { label: [`com.sdp-mcp.installation=${installation}`] } })).map(
+      container => container.Id,
+    ),
+  ).toEqual(before)
+  expect((await admin('DELETE', '/v1/users/alice')).status).toBe(204)
+})
