@@ -4,7 +4,6 @@ import {
   AccountsError,
   createGrantCode,
   expireAccessTokens,
-  personOf,
   revokeRefreshTokens,
   selfClientOf,
 } from './accounts/accounts.ts'
@@ -47,6 +46,7 @@ export function controlRoutes(app: FastifyInstance, world: World, control: Contr
     return reply.status(isThrottle ? 429 : 400).send({ error: message })
   })
 
+  app.get('/_sim/', async () => help)
   app.post('/_sim/grant-codes', async request => createGrantCode(world, GrantCodeWish.parse(bodyOf(request))))
 
   app.get('/_sim/users', async () => ({ users: describeUsers(world) }))
@@ -65,7 +65,8 @@ export function controlRoutes(app: FastifyInstance, world: World, control: Contr
     return client
   })
 
-  app.get('/_sim/state', async () => describeState(world))
+  app.get('/_sim/state', async () => world.state)
+  app.get('/_sim/summary', async () => summarize(world))
   app.get('/_sim/log', async request => {
     const { since } = request.query as { since?: string }
     return { entries: world.log.list(Number(since ?? 0) || 0) }
@@ -134,22 +135,39 @@ function describeUsers(world: World) {
   })
 }
 
-/** Counts and living tokens, without the tokens themselves. */
-function describeState(world: World) {
+/** How many of what there are. */
+function summarize(world: World) {
   const { state } = world
-  const withoutToken = <T extends { token: string }>({ token: _token, ...rest }: T) => rest
+  const now = world.now()
   return {
     portals: state.portals.map(portal => ({
       name: portal.name,
-      displayName: portal.displayName,
-      isDefault: portal.isDefault,
       records: Object.fromEntries(Object.keys(portal.tables).map(table => [table, rowsOf(portal, table).length])),
     })),
-    grantCodes: state.grantCodes.map(({ code: _code, ...rest }) => rest),
-    refreshTokens: state.refreshTokens.map(withoutToken),
-    accessTokens: state.accessTokens
-      .filter(one => one.expiresAt > world.now())
-      .map(({ refreshToken: _refreshToken, ...rest }) => withoutToken(rest)),
-    people: state.people.map(person => personOf(world, person.username)?.username),
+    people: state.people.length,
+    refreshTokens: state.refreshTokens.length,
+    accessTokens: state.accessTokens.filter(one => one.expiresAt > now).length,
   }
+}
+
+/** What `GET /_sim/` says. */
+const help = {
+  about: 'Stand-in for Zoho Accounts and ServiceDesk Plus Cloud. For tests and evaluation only.',
+  calls: {
+    'POST /_sim/grant-codes':
+      '{"user","scopes"?,"clientId"?,"expiresInSeconds"?} -> {"code","clientId","clientSecret","expiresAt","scopes"}',
+    'GET /_sim/users': 'people with their self client, role and groups',
+    'POST /_sim/users': '{"username","name"?,"email"?,"role"?,"groups"?,"portal"?} adds a person',
+    'GET /_sim/clients': 'OAuth clients',
+    'PUT /_sim/clients/{clientId}': '{"redirectUris":[...]}',
+    'GET /_sim/state': 'everything that is kept, tokens included',
+    'GET /_sim/summary': 'counts',
+    'GET /_sim/log?since=N': 'exchanges after number N; DELETE empties it',
+    'GET /_sim/faults': 'switches with their meaning, and rules',
+    'POST /_sim/faults': '{"switches"?:{...},"rules"?:[...]} -> {"ids","switches"}',
+    'DELETE /_sim/faults': 'everything back to normal; DELETE /_sim/faults/{id} removes one rule',
+    'POST /_sim/expire-access-tokens': '{"user"?}',
+    'POST /_sim/revoke-refresh-tokens': '{"user"?}',
+    'POST /_sim/reset': 'back to the seeded desk',
+  },
 }
