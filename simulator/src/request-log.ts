@@ -38,6 +38,14 @@ export class RequestLog {
     return this.entries.filter(entry => entry.number > since)
   }
 
+  filter(test: (entry: LogEntry) => boolean): LogEntry[] {
+    return this.entries.filter(test)
+  }
+
+  some(test: (entry: LogEntry) => boolean): boolean {
+    return this.entries.some(test)
+  }
+
   clear(): void {
     this.entries = []
   }
