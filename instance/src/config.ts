@@ -65,6 +65,10 @@ export function parseBoot(line: string): Boot & { key: SealingKey } {
     throw new ConfigError(
       parsed.error.issues.map(({ path, message }) => `Boot ${path.join('.') || 'line'}: ${message}.`),
     )
+  const { sdp, allowInsecureUpstream } = parsed.data
+  const insecure = (['baseUrl', 'accountsUrl'] as const).filter(name => !sdp[name].startsWith('https://'))
+  if (insecure.length > 0 && !allowInsecureUpstream)
+    throw new ConfigError(insecure.map(name => `Boot sdp.${name}: must be https.`))
   try {
     return { ...parsed.data, key: sealingKey(parsed.data.dataKey) }
   } catch (error) {

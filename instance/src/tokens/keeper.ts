@@ -27,7 +27,7 @@ export type KeeperOptions = {
   breakerMs?: number
 }
 
-export type Keeper = TokenKeeper & {
+export type Keeper = Omit<TokenKeeper, 'status'> & {
   /** Exchanges a waiting grant code, or tries a refresh token nobody has tried yet, in the background until it is settled. */
   start(): void
   /** The same, once and awaited. Repeatable: without anything waiting it only reports. */

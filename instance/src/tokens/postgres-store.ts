@@ -106,6 +106,11 @@ export function postgresStore({ database, userId, key, onError }: PostgresStoreO
     async exclusively(work) {
       const client = await pool.connect()
       let broken = false
+      // the connection may break while the work waits for Zoho; the next query then fails, which is enough
+      const onBroken = () => {
+        broken = true
+      }
+      client.on('error', onBroken)
       try {
         await client.query('begin')
         // a statement of its own: joined rows of a statement that waited for a lock are from before the wait
@@ -129,6 +134,7 @@ export function postgresStore({ database, userId, key, onError }: PostgresStoreO
         })
         throw error
       } finally {
+        client.off('error', onBroken)
         client.release(broken)
       }
     },
