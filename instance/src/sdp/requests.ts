@@ -24,6 +24,7 @@ export interface Requests {
 }
 
 export function createRequests(options: { now: () => number }): Requests {
+  let noteRoot: 'request_note' | 'note' = 'request_note'
   // a number belongs to its ticket for ever
   const ids = new Cache<string>({ size: 2_000, maxAgeMs: 24 * 3_600_000, now: options.now })
 
@@ -69,9 +70,18 @@ export function createRequests(options: { now: () => number }): Requests {
     async note(sdp, id, noteId) {
       return entity(await sdp.get(path`/requests/${id}/notes/${noteId}`), 'note', 'request_note')
     },
-    // the root `note` is refused for requests on Cloud (fact sheet 7.3)
+    // `request_note` on Cloud, `note` elsewhere; a refused root changes nothing (fact sheet 7.3)
     async addNote(sdp, id, note) {
-      return entity(await sdp.post(path`/requests/${id}/notes`, { request_note: note }), 'request_note', 'note')
+      const post = (root: string) => sdp.post(path`/requests/${id}/notes`, { [root]: note })
+      const other = noteRoot === 'note' ? 'request_note' : 'note'
+      try {
+        return entity(await post(noteRoot), 'request_note', 'note')
+      } catch (error) {
+        if (!isSdpError(error, 'invalid-value') || !error.fields.includes(noteRoot)) throw error
+        const body = await post(other)
+        noteRoot = other
+        return entity(body, 'request_note', 'note')
+      }
     },
     async links(sdp, id) {
       try {

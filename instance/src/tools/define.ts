@@ -122,7 +122,10 @@ function parse<I extends Shape>(tool: string, schema: z.ZodObject<I>, args: unkn
   if (parsed.success) return parsed.data
   const names = Object.keys(schema.shape)
   const problems = parsed.error.issues.flatMap(issue => {
-    if (issue.code !== 'unrecognized_keys') return [`${issue.path.join('.') || 'input'}: ${issue.message}`]
+    if (issue.code !== 'unrecognized_keys') {
+      const what = /received undefined$/.test(issue.message) ? 'is missing' : issue.message
+      return [`${issue.path.join('.') || 'input'}: ${what}`]
+    }
     return issue.keys.map(key => {
       const close = closest(key, names, 1)[0]
       return `${[...issue.path, key].join('.')}: unknown${close ? `; did you mean ${close}?` : ''}`

@@ -25,7 +25,7 @@ export function diff(
       field: field.replace(/^udf_fields\./, ''),
       before: sameText(String(previous ?? ''), actual) ? undefined : short(previous),
       asked: short(wanted) as string | null,
-      actual: took ? undefined : (short(actual) ?? 'empty'),
+      actual: short(actual) ?? 'empty',
       note: took
         ? undefined
         : isKnown

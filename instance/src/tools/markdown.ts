@@ -5,7 +5,12 @@ import TurndownService from 'turndown'
  * marked as data where it is shown. Text from the model goes the other way, escaped, as HTML.
  */
 
-const longestHtml = 400_000
+const longestHtml = 200_000
+/** Beyond these a parser needs seconds: depth costs squared, and unclosed formatting is repeated in every paragraph. */
+const deepest = 150
+const mostWork = 400_000
+/** The converter's patterns need squared time for white space in a row, wherever the tags between it are. */
+const longestGap = 1_000
 
 /** What we use of a DOM element; the DOM library is not part of our types. */
 type Markup = { getAttribute?(name: string): string | null; hasAttribute?(name: string): boolean }
@@ -17,19 +22,6 @@ const converter = new TurndownService({
   emDelimiter: '_',
   hr: '---',
 })
-converter.remove([
-  'script',
-  'style',
-  'head',
-  'title',
-  'template',
-  'noscript',
-  'iframe',
-  'object',
-  'embed',
-  'select',
-] as never)
-converter.remove(node => isHidden(node as unknown as Markup))
 converter.addRule('image', {
   filter: 'img',
   replacement: (_content, node) => {
@@ -46,22 +38,98 @@ converter.addRule('link', {
     return content.trim() === '' || content.trim() === bare ? bare : `[${content}](${href})`
   },
 })
+const invisibleElements = new Set(
+  'SCRIPT STYLE HEAD TITLE TEMPLATE NOSCRIPT IFRAME OBJECT EMBED SELECT SVG MATH'.split(' '),
+)
+// The rule added last is asked first: a hidden paragraph is hidden before it is a paragraph.
+converter.addRule('hidden', {
+  filter: node => invisibleElements.has(node.nodeName.toUpperCase()) || isHidden(node as unknown as Markup),
+  replacement: () => '',
+})
 
 /** HTML of a ticket as Markdown: without scripts, comments, hidden elements and invisible characters. */
 export function htmlToMarkdown(html: string): string {
   const cut = html.slice(0, longestHtml)
-  if (!/[<&]/.test(cut)) return visible(cut)
-  let markdown: string
+  const markdown = /[<&]/.test(cut) ? converted(cut) : cut
+  const lines = visible(markdown.replace(/\u00a0/g, ' '))
+    .split('\n')
+    .map(line => line.trimEnd())
+  const spaced = lines.filter((line, index) => line !== '' || lines[index - 1] !== '')
+  return `${spaced.join('\n').trim()}${html.length > longestHtml ? '\n\n[the rest of a very long text is left out]' : ''}`
+}
+
+function converted(html: string): string {
+  if (isCostly(html)) return withoutTags(html)
   try {
-    markdown = converter.turndown(cut)
+    return converter.turndown(html)
   } catch {
-    // nesting so deep that the parser gives up
-    markdown = cut.replace(/<!--[\s\S]*?-->|<(script|style)\b[\s\S]*?<\/\1>|<[^>]*>/gi, ' ')
+    return withoutTags(html)
   }
-  return visible(markdown.replace(/\u00a0/g, ' '))
-    .replace(/[ \t]+$/gm, '')
-    .replace(/\n{3,}/g, '\n\n')
-    .trim()
+}
+
+/** Elements that HTML closes by itself, so that their start tags do not nest, and those without content. */
+const shallow = new Set(
+  'p li td th tr dt dd option br hr img input meta link wbr col area base source track'.split(' '),
+)
+
+/** Estimates what parsing costs, without parsing. */
+function isCostly(html: string): boolean {
+  let depth = 0
+  let work = 0
+  for (const [, slash, name = ''] of html.matchAll(/<(\/?)([a-z][a-z0-9]*)/gi)) {
+    const isShallow = shallow.has(name.toLowerCase())
+    if (!isShallow) depth = Math.max(0, depth + (slash ? -1 : 1))
+    work += depth + 1
+    if (depth > deepest || work > mostWork) return true
+  }
+  return gap(textOf(html, '')) > longestGap
+}
+
+/** Length of the longest run of white space. */
+function gap(text: string): number {
+  let longest = 0
+  let current = 0
+  for (const character of text) {
+    current = /\s/.test(character) ? current + 1 : 0
+    longest = Math.max(longest, current)
+  }
+  return longest
+}
+
+/** The text alone. Cannot tell what was hidden, and says so. */
+function withoutTags(html: string): string {
+  return `[this HTML is too tangled to clean: hidden text may be in it]\n${textOf(html, ' ').replace(/\s+/g, ' ')}`
+}
+
+const entities: Record<string, string> = { lt: '<', gt: '>', amp: '&', quot: '"', nbsp: ' ', ensp: ' ', emsp: ' ' }
+
+/** Everything outside of tags, comments and scripts, in one pass. */
+function textOf(html: string, between: string): string {
+  const lower = html.toLowerCase()
+  const pieces: string[] = []
+  let position = 0
+  while (position < html.length) {
+    const start = html.indexOf('<', position)
+    pieces.push(html.slice(position, start < 0 ? html.length : start))
+    if (start < 0) break
+    const [end, length] = endOf(lower, start)
+    position = end < 0 ? html.length : end + length
+  }
+  return pieces
+    .join(between)
+    .replace(/&(?:([a-z]{2,4})|#(\d{1,6})|#x([0-9a-f]{1,5}));/gi, (whole, name, decimal, hex) => {
+      if (name) return entities[name.toLowerCase()] ?? whole
+      return String.fromCodePoint(decimal ? Number(decimal) : Number.parseInt(hex, 16))
+    })
+}
+
+/** Where the markup that starts here ends, and how long its end is. */
+function endOf(lower: string, start: number): [number, number] {
+  if (lower.startsWith('<!--', start)) return [lower.indexOf('-->', start + 4), 3]
+  for (const name of ['script', 'style']) {
+    if (lower.startsWith(`<${name}`, start)) return [lower.indexOf(`</${name}>`, start), name.length + 3]
+  }
+  return [lower.indexOf('>', start), 1]
 }
 
 /** Attributes and styles by which mail hides text from its reader. */
@@ -107,7 +175,8 @@ const closing = '</untrusted>'
 
 /** Marks a stranger's text as data. The text cannot close the mark itself. */
 export function untrusted(text: string): string {
-  const inner = text.replace(/<(\/?)\s*untrusted\b[^>]*>/gi, '<$1 untrusted >').trim()
+  // only the bracket is replaced: matching up to the closing one could take very long on hostile text
+  const inner = text.replace(/<(?=\s*\/?\s*untrusted)/gi, '‹').trim()
   return inner === '' ? '' : `${opening}\n${inner}\n${closing}`
 }
 

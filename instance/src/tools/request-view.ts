@@ -35,9 +35,9 @@ export function requestRow(raw: Json, zone: string, extra: string[] = []): Json 
   }
 }
 
-/** The number on the screen, with the site's prefix where it has one. */
+/** The number on the screen, without the prefix that some sites show: it is the same in lists and single records. */
 export function number(raw: Json): string | undefined {
-  return text(at(raw, 'display_key.display_value')) ?? text(raw.display_id)
+  return text(raw.display_id)
 }
 
 export function time(value: unknown, zone: string): string | undefined {

@@ -18,6 +18,7 @@ const units: Record<string, number> = { m: minute, min: minute, h: 60 * minute }
  */
 export function parseInstant(text: string, clock: Clock, edge: 'start' | 'end' = 'start'): number {
   const wanted = text.trim().toLowerCase()
+  if (wanted.length > 60) throw unreadable(text)
   if (wanted === 'now') return clock.now
   const offset = /^([+-]\d{1,5})\s*(m|min|h|d|w)$/.exec(wanted)
   if (offset) return shifted(Number(offset[1]), offset[2] ?? 'd', clock, edge)

@@ -51,7 +51,7 @@ export const createRequest = defineTool({
     const after = id ? await call.requests.get(call.sdp, id) : created
     return {
       data: {
-        created: true,
+        done: true,
         ...requestRow(after, zone),
         url: id && call.site.link('requests', id),
         changes: diff(asked, undefined, after, zone).filter(({ note }) => note),

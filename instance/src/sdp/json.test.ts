@@ -1,0 +1,20 @@
+import { expect, it } from 'vitest'
+import { at, instant, name, parseLossless } from './json.ts'
+
+it('keeps every digit of ids that SDP sends as numbers', () => {
+  const parsed = parseLossless('{"id":990000000000101001,"list":[123640000000240013],"small":12,"half":0.5,"big":1e21}')
+  expect(parsed).toEqual({ id: '990000000000101001', list: ['123640000000240013'], small: 12, half: 0.5, big: '1e21' })
+})
+
+it('keeps ids that are strings already', () => {
+  expect(parseLossless('{"id":"990000000000101001"}')).toEqual({ id: '990000000000101001' })
+})
+
+it('reads references, dates and nulls without failing', () => {
+  expect(at({ a: { b: null } }, 'a.b')).toBeUndefined()
+  expect(at({ a: null }, 'a.b.c')).toBeUndefined()
+  expect(name({ id: '1', name: 'High' })).toBe('High')
+  expect(name(null)).toBeUndefined()
+  expect(instant({ value: '1712345678901', display_value: 'x' })).toBe(1712345678901)
+  expect(instant('null')).toBeUndefined()
+})
