@@ -237,7 +237,5 @@ test('removing a user ends streams and leaves no container, network, key, token 
     expect.arrayContaining(['user.created', 'user.removed', 'connection.revoked', 'user.erased']),
   )
   // the grant itself is gone at Zoho, too
-  expect(stack.simulator.log.some((entry: { path: string }) => entry.path.startsWith('/oauth/v2/token/revoke'))).toBe(
-    true,
-  )
+  expect(stack.simulator.log.some(entry => entry.path.startsWith('/oauth/v2/token/revoke'))).toBe(true)
 })

@@ -67,8 +67,7 @@ async function overStdio(user: string): Promise<Client & AsyncDisposable> {
   return Object.assign(client, { [Symbol.asyncDispose]: () => client.close() })
 }
 
-const tokenCalls = () =>
-  simulator.log.filter((entry: { path: string }) => entry.path.startsWith('/oauth/v2/token')).length
+const tokenCalls = () => simulator.log.filter(entry => entry.path.startsWith('/oauth/v2/token')).length
 
 test('a client that spawns the script speaks MCP over stdio; tokens lie sealed in a file of mode 0600 and outlive a restart', async () => {
   const values = await writeEnvironment('alice', {})

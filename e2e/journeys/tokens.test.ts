@@ -15,9 +15,7 @@ beforeAll(async () => {
 afterAll(() => stack?.[Symbol.asyncDispose]())
 
 const tokenCalls = () =>
-  stack.simulator.log.filter(
-    (entry: { path: string }) => entry.path.startsWith('/oauth/v2/token') && !entry.path.includes('revoke'),
-  ).length
+  stack.simulator.log.filter(entry => entry.path.startsWith('/oauth/v2/token') && !entry.path.includes('revoke')).length
 
 /** What an attacker would look for: everything secret that went over the wire or came into being in this test. */
 async function secretsInPlay(): Promise<string[]> {

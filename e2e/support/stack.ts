@@ -47,6 +47,8 @@ export type StackOptions = {
   runtime?: 'docker' | 'process'
   environment?: Record<string, string>
   installation?: string
+  /** what to run on; in tests the one of the global set-up */
+  on?: { engine: { host: string; socket: string; hostAddress: string }; postgres: DatabaseConnection }
 }
 
 export async function startStack(options: StackOptions = {}): Promise<Stack> {

@@ -14,8 +14,9 @@ import {
 import type { InstanceContext } from './context.ts'
 import { dataCenterHosts, exitCodes, statementAudience } from './contract.ts'
 import { createLog } from './log.ts'
+import { checkPortal } from './sdp/check-portal.ts'
 import { SealError } from './seal.ts'
-import { buildServer } from './server.ts'
+import { buildServer, servicesOf } from './server.ts'
 import { fileStore } from './tokens/file-store.ts'
 import { createKeeper, type Keeper } from './tokens/keeper.ts'
 import { enrollLoneUser, postgresStore } from './tokens/postgres-store.ts'
@@ -34,6 +35,7 @@ import { serveStdio } from './transports/stdio.ts'
 const { version } = manifest
 const bootTimeoutMs = 30_000
 const graceMs = 8_000
+const portalCheckMs = 10_000
 
 const help = `sdp-mcp instance ${version}: ServiceDesk Plus Cloud for MCP clients, for one person.
 
@@ -189,7 +191,15 @@ async function listen(
       gate,
       identity: { audience, version },
       buildServer: wish => buildServer(context, wish),
-      connection: keeper,
+      connection: {
+        exchange: async () =>
+          checkPortal(
+            await keeper.exchange(),
+            context.sdp,
+            servicesOf(context).client.bind({ signal: AbortSignal.timeout(portalCheckMs) }),
+          ),
+        revoke: () => keeper.revoke(),
+      },
       log,
     })
   } catch (error) {

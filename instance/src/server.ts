@@ -136,7 +136,8 @@ export function buildServer(
   return mcp
 }
 
-function servicesOf(context: InstanceContext): Services {
+/** The services that all sessions of a context share. */
+export function servicesOf(context: InstanceContext): Services {
   const known = sharedServices.get(context)
   if (known) return known
   const built = buildServices(context)
