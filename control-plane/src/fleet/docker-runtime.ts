@@ -264,7 +264,8 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
 
   /** Removes a network after everything that still hangs on it is disconnected. */
   async function removeNetwork(id: string): Promise<void> {
-    for (let attempt = 0; attempt < 5; attempt++) {
+    for (let attempt = 0; attempt < 30; attempt++) {
+      if (attempt > 1) await delay(100)
       try {
         await ask({ doing: `removing the network ${id}` }, abortSignal => docker.getNetwork(id).remove({ abortSignal }))
         return
@@ -276,11 +277,10 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
         await Promise.all(
           Object.keys(found?.Containers ?? {}).map(Container =>
             ask({ doing: `disconnecting ${Container} from the network ${id}` }, abortSignal =>
-              docker
-                .getNetwork(id)
-                .disconnect({ Container, Force: true, abortSignal } as Docker.NetworkDisconnectOptions),
+              docker.getNetwork(id).disconnect({ Container, Force: true, abortSignal }),
             ).catch(error => {
-              if (!isGone(error)) throw error
+              // somebody else is just removing it
+              if (!isGone(error) && !/marked for removal|not connected/i.test(error.message)) throw error
             }),
           ),
         )
@@ -390,18 +390,17 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
     return image.Id === found.Image
   }
 
-  /** Starts a created container with the boot line on its standard input. */
+  /** Starts a created or stopped container and writes the boot line to its standard input. */
   async function startContainer(id: string, spec: InstanceSpec): Promise<void> {
     const { user, listen } = spec.boot
-    // Attached before the start, so that the line is there when the process looks.
+    const request = { doing: `starting the container of ${user.username}`, image: spec.image, port: listen.port }
+    await ask(request, abortSignal => docker.getContainer(id).start({ abortSignal }))
+    // Attached after the start: before it, a container that was just stopped may still offer the input of its last
+    // run, and the line would be lost. The process waits for its line.
     const input = (await open(`attaching to the container of ${user.username}`, closing.signal, abortSignal =>
       docker.getContainer(id).attach({ stream: true, stdin: true, hijack: true, abortSignal }),
     )) as Duplex
     try {
-      await ask(
-        { doing: `starting the container of ${user.username}`, image: spec.image, port: listen.port },
-        abortSignal => docker.getContainer(id).start({ abortSignal }),
-      )
       const boot = { ...spec.boot, listen: { ...listen, host: '0.0.0.0' } }
       await writeAndEnd(input, `${JSON.stringify(boot)}\n`)
     } finally {
@@ -416,9 +415,9 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
         whenAborted(signal),
         new Promise<void>((done, failed) => {
           stream.once('error', failed)
-          // the engine closes its side once the end of the input has reached the container
-          stream.once('close', done)
-          stream.resume()
+          // Handed to the engine's socket, which delivers it even if we leave now. The engine keeps its side open for as
+          // long as the container runs, so there is no later sign to wait for.
+          stream.once('finish', done)
           stream.end(text)
         }),
       ])
@@ -467,6 +466,15 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
       address: running ? address({ port: Labels[label.port], networks: found.NetworkSettings?.Networks }) : null,
       exit: running || found.State === 'created' ? null : { code: 0, outOfMemory: false, at: null },
       startedAt: null,
+    }
+  }
+
+  /** The engine tells of an end a moment before its own listing knows. */
+  async function whenEnded(id: string): Promise<void> {
+    for (let look = 0; look < 40; look++) {
+      const found = await inspect(id).catch(() => null)
+      if (!found?.State.Running) return
+      await delay(25)
     }
   }
 
@@ -607,8 +615,12 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
             )
             // while nobody listened anything may have happened
             if (!first) changed(null)
-            for await (const line of lines(stream as AsyncIterable<Uint8Array>))
-              changed((JSON.parse(line) as EngineEvent).Actor?.Attributes?.[label.userId] ?? null)
+            for await (const line of lines(stream as AsyncIterable<Uint8Array>)) {
+              const { id, Action, Actor } = JSON.parse(line) as EngineEvent
+              const userId = Actor?.Attributes?.[label.userId] ?? null
+              if (Action === 'die' && id) void whenEnded(id).finally(() => changed(userId))
+              else changed(userId)
+            }
           } catch (error) {
             if (!until.aborted) log.warn({ error }, 'fleet.engine.events-lost')
           }
@@ -625,7 +637,7 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
   }
 }
 
-type EngineEvent = { Actor?: { Attributes?: Record<string, string> } }
+type EngineEvent = { id?: string; Action?: string; Actor?: { Attributes?: Record<string, string> } }
 
 function engineAddress(engine: string): Record<string, unknown> {
   if (engine.startsWith('/')) return { socketPath: engine, host: undefined, protocol: 'http' }

@@ -51,7 +51,7 @@ export async function removeEverything(installation: string): Promise<void> {
   const filter = `label=com.sdp-mcp.installation=${installation}`
   const ids = async (...list: string[]) => (await docker(...list, '--filter', filter)).split('\n').filter(Boolean)
   const containers = await ids('ps', '-aq')
-  if (containers.length > 0) await docker('rm', '-f', ...containers)
+  if (containers.length > 0) await docker('rm', '-f', ...containers).catch(() => '')
   for (const network of await ids('network', 'ls', '-q')) await docker('network', 'rm', network).catch(() => '')
 }
 

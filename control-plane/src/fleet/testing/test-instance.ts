@@ -8,13 +8,16 @@ import { setTimeout as delay } from 'node:timers/promises'
 // Stands in for an instance in tests of the runtimes: reads its boot line, answers /healthz as the contract says,
 // and does on request what a test wants to see from inside. One file without imports of ours: it runs in a bare image.
 
+// standard output is the log of an instance
+const say = (line: string) => process.stdout.write(`${line}\n`)
+
 type BootLine = { user: { id: string; username: string }; generation: number; listen: { host: string; port: number } }
 
 const exits = { bootMissing: 64, portInUse: 66 }
 
 async function readBoot(): Promise<BootLine> {
   for await (const line of createInterface({ input: process.stdin })) return JSON.parse(line) as BootLine
-  console.error('no boot line')
+  say('no boot line')
   process.exit(exits.bootMissing)
 }
 
@@ -22,7 +25,7 @@ const boot = await readBoot()
 const { user, generation, listen } = boot
 // a username that begins with one of these words asks for a kind of trouble
 if (user.username.startsWith('crash')) {
-  console.error('crashing as asked')
+  say('crashing as asked')
   process.exit(70)
 }
 if (user.username.startsWith('mute')) await delay(2 ** 31 - 1)
@@ -39,7 +42,7 @@ const actions: Record<string, (query: URLSearchParams, request: IncomingMessage)
   }),
   '/boot': () => boot,
   '/environment': () => ({ env: process.env, argv: process.argv, execArgv: process.execArgv }),
-  '/say': query => console.log(query.get('text')),
+  '/say': query => say(query.get('text') ?? ''),
   '/exit': query => {
     setTimeout(() => process.exit(Number(query.get('code'))), 20)
   },
@@ -54,9 +57,10 @@ const actions: Record<string, (query: URLSearchParams, request: IncomingMessage)
     let started = 0
     const children = []
     for (let index = 0; index < Number(query.get('count')); index++) {
-      const child = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 60000)'], { stdio: 'ignore' })
+      const child = spawn('sleep', ['60'], { stdio: 'ignore' })
       child.on('error', () => {})
-      if (child.pid !== undefined) started++
+      if (child.pid === undefined) continue
+      started++
       children.push(child)
     }
     for (const child of children) child.kill('SIGKILL')
@@ -93,10 +97,10 @@ const server = createServer(async (request, response) => {
   response.writeHead(action ? 200 : 404, { 'content-type': 'application/json' }).end(JSON.stringify(result ?? {}))
 })
 server.on('error', error => {
-  console.error(String(error))
+  say(String(error))
   process.exit((error as NodeJS.ErrnoException).code === 'EADDRINUSE' ? exits.portInUse : 70)
 })
-server.listen(listen.port, listen.host, () => console.log(`listening for ${user.username}`))
+server.listen(listen.port, listen.host, () => say(`listening for ${user.username}`))
 // "stubborn" ignores the polite request, as a hung instance does
 if (!user.username.startsWith('stubborn')) process.on('SIGTERM', () => process.exit(0))
 else process.on('SIGTERM', () => {})
