@@ -15,7 +15,8 @@ export interface Db extends Queryable {
   withTx<T>(work: (tx: Queryable) => Promise<T>): Promise<T>
   /**
    * Runs `work` while holding the session advisory lock named `key`, waiting for it if necessary. Other
-   * processes on this database wait for each other; a crashed holder frees it by losing its connection.
+   * processes on this database wait for each other; a crashed holder frees it by losing its connection. Work whose
+   * connection is lost goes on without the lock, so it must bear company.
    */
   withLock<T>(key: string, work: () => Promise<T>): Promise<T>
   /** Sends a notification; inside a transaction use {@link notifySql}, so that it is sent with the commit. */
@@ -46,6 +47,7 @@ export type DbOptions = {
 
 const statementTimeoutMs = 10_000
 const connectTimeoutMs = 5_000
+const listenRetryMs = 500
 
 export function createDb(options: DbOptions): Db {
   const connection = {
@@ -60,15 +62,19 @@ export function createDb(options: DbOptions): Db {
     // the server may vanish without a word: the client gives up by itself, too
     query_timeout: statementTimeoutMs + 2_000,
     keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
   }
   const pool = new pg.Pool({ ...connection, max: options.max ?? 10, idleTimeoutMillis: 30_000 })
-  // locks are held while engines work, which is long: they must not starve the queries
+  // Locks are held while engines work, which is long: they must not starve the queries. A pool's time limit for
+  // connecting is also one for waiting in line, which is no outage here; so each connection has it instead.
   const lockPool = new pg.Pool({
-    ...connection,
     max: 20,
     idleTimeoutMillis: 10_000,
-    statement_timeout: 0,
-    query_timeout: 0,
+    Client: class extends pg.Client {
+      constructor() {
+        super({ ...connection, statement_timeout: 0, query_timeout: 0 })
+      }
+    },
   })
   const onError = options.onError ?? (() => {})
   pool.on('error', onError)
@@ -83,19 +89,49 @@ export function createDb(options: DbOptions): Db {
       }
     },
   })
-  const connect = async (from: pg.Pool) => {
+
+  const checkOut = async (from: pg.Pool) => {
+    let client: pg.PoolClient
     try {
-      return await from.connect()
+      client = await from.connect()
     } catch (error) {
       throw asAppError(error)
     }
+    // the pool listens to idle connections only, and a loss that nobody listens to would end the process
+    client.on('error', onError)
+    return {
+      client,
+      /** @param broken - drops the connection instead of using it again */
+      giveBack(broken: boolean) {
+        client.off('error', onError)
+        client.release(broken)
+      },
+    }
   }
+
+  async function locked<T>(key: string, work: () => Promise<T>): Promise<T> {
+    const { client, giveBack } = await checkOut(lockPool)
+    let broken = false
+    try {
+      await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [key])
+      return await work()
+    } catch (error) {
+      throw asAppError(error)
+    } finally {
+      await client.query('select pg_advisory_unlock(hashtextextended($1, 0))', [key]).catch(() => {
+        broken = true
+      })
+      giveBack(broken)
+    }
+  }
+  // in this process, those who want the same lock wait here, so that they do not occupy a connection each
+  const lines = new Map<string, Promise<unknown>>()
 
   return {
     ...on(pool),
 
     async withTx(work) {
-      const client = await connect(pool)
+      const { client, giveBack } = await checkOut(pool)
       let broken = false
       try {
         await client.query('begin')
@@ -108,24 +144,19 @@ export function createDb(options: DbOptions): Db {
         })
         throw asAppError(error)
       } finally {
-        client.release(broken)
+        giveBack(broken)
       }
     },
 
-    async withLock(key, work) {
-      const client = await connect(lockPool)
-      let broken = false
-      try {
-        await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [key])
-        return await work()
-      } catch (error) {
-        throw asAppError(error)
-      } finally {
-        await client.query('select pg_advisory_unlock(hashtextextended($1, 0))', [key]).catch(() => {
-          broken = true
+    withLock(key, work) {
+      const turn = (lines.get(key) ?? Promise.resolve()).then(() => locked(key, work))
+      const end = turn
+        .catch(() => {})
+        .then(() => {
+          if (lines.get(key) === end) lines.delete(key)
         })
-        client.release(broken)
-      }
+      lines.set(key, end)
+      return turn
     },
 
     async notify(channel, payload) {
@@ -140,10 +171,6 @@ export function createDb(options: DbOptions): Db {
         const next = new pg.Client({ ...connection, statement_timeout: undefined, query_timeout: undefined })
         next.on('notification', message => handler(message.payload ?? ''))
         next.on('error', onError)
-        next.on('end', () => {
-          if (client === next) client = undefined
-          if (!closed) retry = setTimeout(reopen, 500)
-        })
         try {
           await next.connect()
           await next.query(`listen ${pg.escapeIdentifier(channel)}`)
@@ -151,17 +178,19 @@ export function createDb(options: DbOptions): Db {
           await next.end().catch(() => {})
           throw error
         }
+        if (closed) return void (await next.end())
+        next.once('end', () => {
+          client = undefined
+          if (!closed) retry = setTimeout(reopen, listenRetryMs)
+        })
         client = next
         handler(null)
       }
-      const reopen = () => {
-        if (closed || client) return
+      const reopen = () =>
         open().catch(error => {
           onError(error)
-          clearTimeout(retry)
-          if (!closed) retry = setTimeout(reopen, 500)
+          if (!closed) retry = setTimeout(reopen, listenRetryMs)
         })
-      }
       await open().catch(error => {
         throw asAppError(error)
       })
@@ -192,8 +221,10 @@ export function violatedConstraint(error: unknown): string | undefined {
   return (error as { constraint?: string })?.constraint
 }
 
-// connection exceptions (08), operator intervention (57P), too many connections (53), and what Node says of sockets
-const outage = /^(08|57P|53)|^(ECONNREFUSED|ECONNRESET|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EPIPE|EHOSTUNREACH|ENETUNREACH)$/
+// connection exceptions (08), operator intervention (57P), a statement that took too long (57014), out of connections or
+// disk (53), and what Node says of sockets
+const outage =
+  /^(08|57P|57014|53)|^(ECONNREFUSED|ECONNRESET|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EPIPE|EHOSTUNREACH|ENETUNREACH)$/
 
 function asAppError(error: unknown): unknown {
   if (error instanceof AppError) return error
@@ -204,7 +235,7 @@ function asAppError(error: unknown): unknown {
   ) {
     return new AppError(
       'database-unavailable',
-      'The database does not answer. Nothing was changed. Check that PostgreSQL runs and is reachable (SDP_DB_HOST, SDP_DB_PORT), then try again.',
+      'The database does not answer. Check that PostgreSQL runs and is reachable (SDP_DB_HOST, SDP_DB_PORT), then try again.',
       { cause: error, retryAfterSeconds: 2 },
     )
   }
