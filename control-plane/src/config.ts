@@ -36,15 +36,23 @@ export class ConfigError extends Error {
   }
 }
 
-const port = z.coerce
-  .number('must be a port number')
-  .int()
-  .min(1, 'must be a port number')
-  .max(65535, 'must be a port number')
+const whole = (what: string) => z.coerce.number(`must be ${what}`).int(`must be ${what}`)
+const port = whole('a port number').min(1, 'must be a port number').max(65535, 'must be a port number')
 const flag = z.enum(['true', 'false'], 'must be true or false').transform(value => value === 'true')
-const origin = z
+const address = z
   .url({ protocol: /^https?$/, error: 'must be a URL such as https://helpdesk.example.com' })
-  .transform(value => value.replace(/\/+$/, ''))
+  .transform(value => new URL(value))
+  .refine(url => !url.username && !url.password, 'must not contain a user name or password. Give only the address.')
+// people paste what their browser shows; only the site counts
+const origin = address.transform(url => url.origin)
+const originWithoutPath = address
+  .refine(
+    url => url.href === `${url.origin}/`,
+    'must be an address without a path, such as https://mcp.example.com: instances announce paths below /.',
+  )
+  .transform(url => url.origin)
+const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
+  z.enum(values, `must be one of ${values.join(', ')}`)
 const list = z.string().transform(value =>
   value
     .split(',')
@@ -58,14 +66,14 @@ const variables = {
   SDP_HTTP_PORT: port.default(3456),
   SDP_ADMIN_HOST: z.string().default('127.0.0.1'),
   SDP_ADMIN_PORT: port.default(3457),
-  SDP_PUBLIC_URL: origin.optional(),
+  SDP_PUBLIC_URL: originWithoutPath.optional(),
   SDP_DB_HOST: z.string().default('127.0.0.1'),
   SDP_DB_PORT: port.default(5433),
   SDP_DB_NAME: z.string().default('sdp_mcp'),
   SDP_DB_USER: z.string().default('sdpmcpservice'),
   SDP_BASE_URL: origin.optional(),
   SDP_INSTANCE_NAME: z.string().optional(),
-  SDP_DATA_CENTER: z.enum(dataCenters, `must be one of ${dataCenters.join(', ')}`).default('US'),
+  SDP_DATA_CENTER: oneOf(dataCenters).default('US'),
   SDP_ACCOUNTS_URL: origin.optional(),
   SDP_CLIENT_ID: z.string().optional(),
   SDP_ALLOW_INSECURE_UPSTREAM: flag.default(false),
@@ -96,10 +104,10 @@ const variables = {
   SDP_CONTROL_PLANE_CONTAINER: z.string().optional(),
   SDP_INSTANCE_DB_HOST: z.string().optional(),
   SDP_INSTANCE_DB_PORT: port.optional(),
-  SDP_INSTANCE_MEMORY_MB: z.coerce.number('must be a number').int().min(64, 'must be at least 64').default(256),
+  SDP_INSTANCE_MEMORY_MB: whole('a whole number').min(64, 'must be at least 64').default(256),
   SDP_INSTANCE_CPUS: z.coerce.number('must be a number').positive('must be more than 0').default(1),
-  SDP_INSTANCE_PIDS: z.coerce.number('must be a number').int().min(16, 'must be at least 16').default(128),
-  SDP_LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+  SDP_INSTANCE_PIDS: whole('a whole number').min(16, 'must be at least 16').default(128),
+  SDP_LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
 } as const
 
 const secrets = ['SDP_ADMIN_TOKEN', 'SDP_MASTER_KEY', 'SDP_DB_PASSWORD', 'SDP_CLIENT_SECRET'] as const
@@ -173,6 +181,8 @@ export function loadConfig(environment: Record<string, string | undefined>) {
 
   const value = parsed.data
   if (value) {
+    if (clientSecret !== undefined && value.SDP_CLIENT_ID === undefined)
+      problems.push('SDP_CLIENT_SECRET is set without SDP_CLIENT_ID, which it belongs to. Set both.')
     if (value.SDP_INSTANCE_REACH === 'network' && !value.SDP_CONTROL_PLANE_CONTAINER)
       problems.push(
         'SDP_INSTANCE_REACH=network needs SDP_CONTROL_PLANE_CONTAINER, the name of the control plane’s own container.',
@@ -186,7 +196,7 @@ export function loadConfig(environment: Record<string, string | undefined>) {
   if (problems.length > 0 || !value) throw new ConfigError(problems)
 
   const hosts = dataCenterHosts[value.SDP_DATA_CENTER]
-  return Object.freeze({
+  return deepFreeze({
     http: { host: value.SDP_HTTP_HOST, port: value.SDP_HTTP_PORT },
     admin: { host: value.SDP_ADMIN_HOST, port: value.SDP_ADMIN_PORT, token: new Secret(adminToken) },
     publicUrl: value.SDP_PUBLIC_URL ?? `http://localhost:${value.SDP_HTTP_PORT}`,
@@ -230,6 +240,11 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     },
     logLevel: value.SDP_LOG_LEVEL,
   })
+}
+
+function deepFreeze<T extends object>(value: T): Readonly<T> {
+  for (const part of Object.values(value)) if (typeof part === 'object' && part !== null) deepFreeze(part)
+  return Object.freeze(value)
 }
 
 function weakMasterKey(text: string): string | undefined {
