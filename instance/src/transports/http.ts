@@ -7,7 +7,6 @@ import { SSEServerTransport } from '@modelcontextprotocol/sdk/server/sse.js'
 import { WebStandardStreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js'
 import {
   isInitializeRequest,
-  isJSONRPCRequest,
   JSONRPCMessageSchema,
   LATEST_PROTOCOL_VERSION,
   type RequestId,
@@ -15,7 +14,7 @@ import {
 import type { Logger } from 'pino'
 import { type ConnectionReport, type Health, type Toolset, toolsets } from '../contract.ts'
 import { createEventStore, type ResumableEvents } from './event-store.ts'
-import { createSessions, type Session } from './sessions.ts'
+import { createSessions, requestIdOf, type Session } from './sessions.ts'
 
 export type Admission =
   | { purpose: 'mcp' | 'control' | 'nothing' }
@@ -181,8 +180,9 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     if (!message.success)
       return refuse(response, 400, jsonRpcCodes.invalid, 'The body is not one JSON-RPC 2.0 message.')
     const { transport } = found as Session<SSEServerTransport>
-    if (stopping && isJSONRPCRequest(message.data)) return stoppingNow(response)
-    if (isJSONRPCRequest(message.data) && found.inFlight.has(message.data.id)) return idInUse(response)
+    const requestId = requestIdOf(message.data)
+    if (stopping && requestId !== undefined) return stoppingNow(response)
+    if (requestId !== undefined && found.inFlight.has(requestId)) return idInUse(response)
     await transport.handleMessage(message.data, { requestInfo: { headers: request.headers } })
     response.writeHead(202, { 'content-type': 'text/plain' }).end('Accepted')
   }
@@ -194,7 +194,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     const body = await readJson(request, response)
     if (!body) return
     const messages = Array.isArray(body.value) ? body.value : [body.value]
-    const ids = messages.filter(message => isJSONRPCRequest(message)).map(({ id }) => id as RequestId)
+    const ids = messages.map(requestIdOf).filter(id => id !== undefined)
     if (known) {
       if (stopping && ids.length > 0) return stoppingNow(response)
       if (ids.some(id => known.inFlight.has(id)) || new Set(ids).size < ids.length) return idInUse(response)
@@ -397,8 +397,17 @@ async function pump(from: Response, to: ServerResponse, endAfterEvents: number |
   }
   to.once('close', onClose)
   to.writeHead(from.status, Object.fromEntries(from.headers))
-  // a quick answer leaves in one packet; headers of a slow one leave now
-  const flush = setImmediate(() => to.flushHeaders())
+  // a quick answer leaves in one write, which is most of what it costs; the headers of a slow one leave now
+  to.cork()
+  let corked = true
+  const uncork = () => {
+    if (corked) to.uncork()
+    corked = false
+  }
+  const flush = setImmediate(() => {
+    to.flushHeaders()
+    uncork()
+  })
   let left = endAfterEvents ?? Number.POSITIVE_INFINITY
   try {
     while (left-- > 0) {
@@ -417,6 +426,7 @@ async function pump(from: Response, to: ServerResponse, endAfterEvents: number |
   if (gone) return false
   reader.cancel().catch(() => {})
   to.end()
+  uncork()
   return true
 }
 

@@ -1,13 +1,6 @@
 import type { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
-import {
-  isJSONRPCErrorResponse,
-  isJSONRPCNotification,
-  isJSONRPCRequest,
-  isJSONRPCResultResponse,
-  type JSONRPCMessage,
-  type RequestId,
-} from '@modelcontextprotocol/sdk/types.js'
+import type { JSONRPCMessage, RequestId } from '@modelcontextprotocol/sdk/types.js'
 import type { Logger } from 'pino'
 
 /** One MCP client's conversation: a server and a transport of its own. */
@@ -94,9 +87,10 @@ export function createSessions(options: { max: number; idleMs: number; log: Logg
       }
       transport.onmessage = (message, extra) => {
         session.usedAt = now()
-        if (isJSONRPCRequest(message)) inFlight.add(message.id)
+        const id = requestIdOf(message)
+        if (id !== undefined) inFlight.add(id)
         deliver(message, extra)
-        if (isJSONRPCNotification(message) && message.method === 'notifications/cancelled') {
+        if ('method' in message && message.method === 'notifications/cancelled') {
           const requestId = message.params?.requestId as RequestId | undefined
           if (requestId !== undefined) setTimeout(answerCancelled, afterCancelMs, requestId).unref()
         }
@@ -106,8 +100,7 @@ export function createSessions(options: { max: number; idleMs: number; log: Logg
           await send(message, sendOptions)
         } finally {
           session.usedAt = now()
-          if ((isJSONRPCResultResponse(message) || isJSONRPCErrorResponse(message)) && message.id !== undefined)
-            inFlight.delete(message.id)
+          if (!('method' in message) && message.id !== undefined) inFlight.delete(message.id)
         }
       }
       const onclose = transport.onclose
@@ -152,6 +145,16 @@ export function createSessions(options: { max: number; idleMs: number; log: Logg
       await Promise.allSettled([...sessions.values()].map(session => session.close()))
     },
   }
+}
+
+/**
+ * The id of a request; undefined for notifications, answers and what is no message. The SDK's own tests validate the
+ * whole message, which it does once anyway.
+ */
+export function requestIdOf(message: unknown): RequestId | undefined {
+  if (typeof message !== 'object' || message === null || !('method' in message && 'id' in message)) return undefined
+  const { id } = message
+  return typeof id === 'string' || typeof id === 'number' ? id : undefined
 }
 
 /** Session ids are as good as keys within a user; a log needs only enough to tell them apart. */
