@@ -5,9 +5,10 @@ import {
   statementIssuer,
   statementLifeSeconds,
 } from '@sdp-mcp/instance/contract'
-import { open, type SealingKey, seal } from '@sdp-mcp/instance/seal'
+import { type SealingKey, seal } from '@sdp-mcp/instance/seal'
 import { exportJWK, generateKeyPair, importJWK, type JWK, SignJWT } from 'jose'
 import type { Db } from './db.ts'
+import { openStored } from './vault.ts'
 
 /** The only importer of jose in the control plane. */
 
@@ -94,7 +95,7 @@ export function createStatementSigner({
     })
     const newest = rows[0]!
     const privateJwk = JSON.parse(
-      open(masterKey, newest.private_sealed, `signing_keys.private_sealed:${newest.kid}`),
+      openStored(masterKey, newest.private_sealed, `signing_keys.private_sealed:${newest.kid}`),
     ) as JWK
     return { kid: newest.kid, sign: await importJWK(privateJwk, 'EdDSA'), publicJwks: rows.map(row => row.public_jwk) }
   }

@@ -30,21 +30,9 @@ export function createVault({ db, masterKey }: { db: Db; masterKey: SealingKey }
       [userId],
     )
     if (!row) throw new AppError('user-not-found', 'There is no such user. List the users with GET /v1/users.')
-    try {
-      return {
-        key: sealingKey(open(masterKey, row.wrapped_key, wrapContext(userId))),
-        passwordSealed: row.role_password_sealed,
-      }
-    } catch (error) {
-      if (error instanceof SealError)
-        throw new AppError(
-          'key-unknown',
-          error.kind === 'unknown-key'
-            ? 'The secrets of this user were sealed with another master key. Start the control plane with the master key it had when the user was added (SDP_MASTER_KEY or SDP_MASTER_KEY_FILE).'
-            : 'The data key of this user was altered in the database. Restore table data_keys from a backup.',
-          { cause: error },
-        )
-      throw error
+    return {
+      key: sealingKey(openStored(masterKey, row.wrapped_key, wrapContext(userId))),
+      passwordSealed: row.role_password_sealed,
     }
   }
 
@@ -70,13 +58,41 @@ export function createVault({ db, masterKey }: { db: Db; masterKey: SealingKey }
 
     async databaseLogin(userId) {
       const { key, passwordSealed } = await load(userId, db)
-      return { user: databaseRole(userId), password: open(key, passwordSealed, passwordContext(userId)) }
+      return { user: databaseRole(userId), password: openStored(key, passwordSealed, passwordContext(userId)) }
     },
 
     async dismiss(tx, userId) {
+      const role = databaseRole(userId)
+      const [found] = await tx.query('select 1 from pg_roles where rolname = $1', [role])
+      if (!found) return
+      // a role that owns something cannot be dropped, and a misused one could make temporary tables or large objects;
+      // an owner of the database that is no superuser must be a member first
+      await tx.query(`grant ${role} to current_user`)
+      await tx.query(`drop owned by ${role}`)
       // a role that is still logged in can be dropped; its sessions lose their rights at once
-      await tx.query(`drop role if exists ${databaseRole(userId)}`)
+      await tx.query(`drop role ${role}`)
     },
+  }
+}
+
+/**
+ * Opens what stands sealed in our own tables.
+ * @param context - see {@link sealContext}; the table in it is named in the error
+ * @throws AppError `key-unknown`
+ */
+export function openStored(key: SealingKey, sealed: string, context: string): string {
+  try {
+    return open(key, sealed, context)
+  } catch (error) {
+    if (!(error instanceof SealError)) throw error
+    const [table] = context.split('.')
+    throw new AppError(
+      'key-unknown',
+      error.kind === 'unknown-key'
+        ? `A secret in table ${table} was sealed with another master key. Start the control plane with the master key it had at that time (SDP_MASTER_KEY or SDP_MASTER_KEY_FILE).`
+        : `A secret in table ${table} was altered. Restore the table from a backup.`,
+      { cause: error },
+    )
   }
 }
 
