@@ -141,3 +141,23 @@ export const connectionReport = z.object({
   reason: z.string().nullable(),
 })
 export type ConnectionReport = z.infer<typeof connectionReport>
+
+/**
+ * `GET /control/usage`: tool calls since the process started, without arguments or answers. The numbers only grow
+ * while `epoch` stays the same, so a reader keeps the latest of each (epoch, day, tool) and adds them up.
+ */
+export const usageReport = z.object({
+  epoch: z.uuid(),
+  tools: z.array(
+    z.object({
+      /** UTC, `YYYY-MM-DD`; the last seven days */
+      day: z.iso.date(),
+      tool: z.string(),
+      calls: z.number().int(),
+      errors: z.number().int(),
+      totalMs: z.number(),
+      maxMs: z.number(),
+    }),
+  ),
+})
+export type UsageReport = z.infer<typeof usageReport>

@@ -12,7 +12,7 @@ import { freePort } from '@sdp-mcp/migrations/testing'
 import { startSimulator } from '@sdp-mcp/simulator'
 import { exportJWK, generateKeyPair, SignJWT } from 'jose'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
-import { type Boot, exitCodes, statementAudience, statementIssuer } from './contract.ts'
+import { type Boot, exitCodes, statementAudience, statementIssuer, usageReport } from './contract.ts'
 import { generateSealingKey } from './seal.ts'
 import {
   fakeToken,
@@ -144,6 +144,8 @@ describe('an instance started by the control plane', () => {
     const control = { method: 'POST', headers: { authorization: `Bearer ${await statement(boot, 'control')}` } }
     const report = await fetch(`${url}/control/connection/exchange`, control)
     expect(await report.json()).toMatchObject({ state: 'connected', reasonCode: null })
+    const usage = await fetch(`${url}/control/usage`, { headers: control.headers })
+    expect(usageReport.parse(await usage.json()).tools).toEqual([])
     child.kill('SIGTERM')
     expect(await exit).toBe(0)
     expect(stdout()).toBe('')

@@ -26,6 +26,7 @@ import { type Gate, type HttpServer, serveHttp } from './transports/http.ts'
 import { localGate } from './transports/local-gate.ts'
 import { statementGate } from './transports/statement.ts'
 import { serveStdio } from './transports/stdio.ts'
+import { createUsage } from './usage.ts'
 
 /**
  * One user's MCP server. Started by the control plane (`SDP_BOOT=stdin`: one line of JSON on standard input says
@@ -183,6 +184,7 @@ async function listen(
   { host, port, gate, audience }: { host: string; port: number; gate: Gate; audience: string },
 ): Promise<HttpServer> {
   const { log } = context
+  const usage = createUsage()
   let server: HttpServer
   try {
     server = await serveHttp({
@@ -190,8 +192,9 @@ async function listen(
       port,
       gate,
       identity: { audience, version },
-      buildServer: wish => buildServer(context, wish),
-      connection: {
+      buildServer: wish => buildServer(context, { ...wish, onToolCall: usage.record }),
+      control: {
+        usage: usage.report,
         exchange: async () =>
           checkPortal(
             await keeper.exchange(),

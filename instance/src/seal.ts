@@ -43,7 +43,7 @@ export function generateSealingKey(): SealingKey {
  */
 export function seal(key: SealingKey, plaintext: string, context: string): string {
   const nonce = randomBytes(nonceBytes)
-  const cipher = createCipheriv('aes-256-gcm', key.bytes, nonce)
+  const cipher = createCipheriv('aes-256-gcm', key.bytes, nonce, { authTagLength: tagBytes })
   cipher.setAAD(Buffer.from(`v1.${key.id}:${context}`))
   const sealed = Buffer.concat([cipher.update(plaintext, 'utf8'), cipher.final(), cipher.getAuthTag()])
   return `v1.${key.id}.${nonce.toString('base64url')}.${sealed.toString('base64url')}`
@@ -54,13 +54,17 @@ export function seal(key: SealingKey, plaintext: string, context: string): strin
  * @throws SealError
  */
 export function open(keys: SealingKey | readonly SealingKey[], sealed: string, context: string): string {
-  const [version, keyId, nonce, body] = sealed.split('.')
-  if (version !== 'v1' || !keyId || !nonce || !body) throw new SealError('corrupt', 'not a sealed value')
+  const [version, keyId, nonce, body, more] = sealed.split('.')
+  if (version !== 'v1' || !keyId || !nonce || !body || more !== undefined)
+    throw new SealError('corrupt', 'not a sealed value')
   const key = (Array.isArray(keys) ? keys : [keys]).find((candidate: SealingKey) => candidate.id === keyId)
   if (!key) throw new SealError('unknown-key', `sealed with key ${keyId}, which is not configured here`)
   const bytes = Buffer.from(body, 'base64url')
   try {
-    const decipher = createDecipheriv('aes-256-gcm', key.bytes, Buffer.from(nonce, 'base64url'))
+    // without a fixed length a tag cut down to four bytes would do, which can be guessed
+    const decipher = createDecipheriv('aes-256-gcm', key.bytes, Buffer.from(nonce, 'base64url'), {
+      authTagLength: tagBytes,
+    })
     decipher.setAAD(Buffer.from(`v1.${keyId}:${context}`))
     decipher.setAuthTag(bytes.subarray(bytes.length - tagBytes))
     return Buffer.concat([decipher.update(bytes.subarray(0, bytes.length - tagBytes)), decipher.final()]).toString(

@@ -64,7 +64,11 @@ async function serve(more: Partial<HttpOptions> = {}): Promise<Running> {
     port: 0,
     gate: statementGate({ keys: [key], audience, username: 'alice' }),
     identity: { audience, version: '1.2.3' },
-    connection: { exchange: async () => report, revoke: async () => ({ ...report, state: 'needs-authorization' }) },
+    control: {
+      exchange: async () => report,
+      revoke: async () => ({ ...report, state: 'needs-authorization' }),
+      usage: () => ({ epoch: userId, tools: [] }),
+    },
     log: pino({ level: 'silent' }),
     buildServer(wish) {
       wishes.push(wish)
@@ -294,7 +298,7 @@ describe('nobody enters', () => {
   test('with a remembered statement after its end', async () => {
     let clock = Date.now()
     const gate = statementGate({ keys: [key], audience, username: 'alice', now: () => clock })
-    const asked = { headers: { authorization } } as IncomingMessage
+    const asked = { headers: { authorization: `Bearer ${await statement()}` } } as IncomingMessage
     expect(await gate(asked)).toEqual({ purpose: 'mcp' })
     clock += 290_000
     expect(await gate(asked)).toEqual({ purpose: 'mcp' })

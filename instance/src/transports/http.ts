@@ -12,7 +12,7 @@ import {
   type RequestId,
 } from '@modelcontextprotocol/sdk/types.js'
 import type { Logger } from 'pino'
-import { type ConnectionReport, type Health, type Toolset, toolsets } from '../contract.ts'
+import { type ConnectionReport, type Health, type Toolset, toolsets, type UsageReport } from '../contract.ts'
 import { createEventStore, type ResumableEvents } from './event-store.ts'
 import { createSessions, requestIdOf, type Session } from './sessions.ts'
 
@@ -33,7 +33,12 @@ export type HttpOptions = {
   buildServer: (wish: SessionWish) => McpServer
   /** the parts of the health body that are not about this server */
   identity: Pick<Health, 'audience' | 'version'>
-  connection: { exchange(): Promise<ConnectionReport>; revoke(): Promise<ConnectionReport> }
+  /** what the control plane may ask for */
+  control: {
+    exchange(): Promise<ConnectionReport>
+    revoke(): Promise<ConnectionReport>
+    usage(): UsageReport
+  }
   log: Logger
   maxSessions?: number
   sessionIdleMs?: number
@@ -61,7 +66,7 @@ const jsonRpcCodes = { parse: -32700, invalid: -32600, generic: -32000, noSessio
  *     GET  /sse  POST /messages?sessionId=      the legacy transport of 2024-11-05
  *     POST GET DELETE /mcp                      Streamable HTTP
  *     GET  /healthz                             for everybody
- *     POST /control/connection/{exchange,revoke}  for the control plane
+ *     POST /control/connection/{exchange,revoke}, GET /control/usage   for the control plane
  *
  * @throws Error with code EADDRINUSE when another process listens there
  */
@@ -104,15 +109,15 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       return answer(response, status, { error: code, message }, headers)
     }
     if (admission.purpose === 'nothing') return answer(response, 404, notFound)
-    const control = /^\/control\/connection\/(exchange|revoke)$/.exec(path)
-    if (control) {
-      if (admission.purpose !== 'control')
-        return answer(response, 403, { error: 'control-only', message: 'Only the control plane may call this.' })
-      if (!allows(request, response, ['POST'])) return
-      request.resume()
-      return answer(response, 200, await options.connection[control[1] as 'exchange' | 'revoke']())
-    }
+    if (path.startsWith('/control/') && admission.purpose !== 'control')
+      return answer(response, 403, { error: 'control-only', message: 'Only the control plane may call this.' })
     switch (path) {
+      case '/control/connection/exchange':
+        return allows(request, response, ['POST']) ? answer(response, 200, await options.control.exchange()) : undefined
+      case '/control/connection/revoke':
+        return allows(request, response, ['POST']) ? answer(response, 200, await options.control.revoke()) : undefined
+      case '/control/usage':
+        return allows(request, response, ['GET']) ? answer(response, 200, options.control.usage()) : undefined
       case '/sse':
         return allows(request, response, ['GET']) ? openLegacy(request, response, url) : undefined
       case '/messages':
@@ -183,7 +188,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     const requestId = requestIdOf(message.data)
     if (stopping && requestId !== undefined) return stoppingNow(response)
     if (requestId !== undefined && found.inFlight.has(requestId)) return idInUse(response)
-    await transport.handleMessage(message.data, { requestInfo: { headers: request.headers } })
+    await transport.handleMessage(message.data, { requestInfo: { headers: plainHeaders(request) } })
     response.writeHead(202, { 'content-type': 'text/plain' }).end('Accepted')
   }
 
