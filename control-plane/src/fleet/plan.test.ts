@@ -347,17 +347,17 @@ const groups: Record<string, Case[]> = {
     [
       'bids farewell through the running instance before it goes',
       { wanted: removed, known: row({}), observed: [container(), exited(0, { id: 'c1', generation: 1 })] },
-      [{ do: 'bid-farewell', id: 'c2' }, remove('c2', 'user-removed'), remove('c1', 'user-removed'), { do: 'erase' }],
+      [{ do: 'say-goodbye', id: 'c2' }, remove('c2', 'user-removed'), remove('c1', 'user-removed'), { do: 'erase' }],
     ],
     [
       'is erased when nothing is left',
       { wanted: removed, known: row({}) },
-      [{ do: 'bid-farewell', id: null }, { do: 'erase' }],
+      [{ do: 'say-goodbye', id: null }, { do: 'erase' }],
     ],
     [
       'is removed though its instance had failed',
       { wanted: removed, known: row({ state: 'failed', retryAt: ahead(99) }), observed: [exited(70)] },
-      [{ do: 'bid-farewell', id: null }, remove('c2', 'user-removed'), { do: 'erase' }],
+      [{ do: 'say-goodbye', id: null }, remove('c2', 'user-removed'), { do: 'erase' }],
     ],
   ],
   'a container without a user': [

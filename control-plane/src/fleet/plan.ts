@@ -1,4 +1,5 @@
 import { exitCodes } from '@sdp-mcp/instance/contract'
+import type { ErrorCode } from '../errors.ts'
 import type { ObservedInstance } from './runtime.ts'
 
 /** Pure planning for one user: what is wanted, what is known, what is observed -> what to do. fleet.ts does it. */
@@ -27,7 +28,7 @@ export type ReasonCode =
   | 'killed'
   | 'vanished'
   | 'crash-loop'
-  | 'internal'
+  | ErrorCode
 
 /** Desired state of one user; null where there is no such user. */
 export type Wanted = {
@@ -86,7 +87,7 @@ export type Action =
   /** nothing to do before this instant */
   | { do: 'wait'; until: Date }
   /** let the user's instance say good-bye at Zoho, while it still runs */
-  | { do: 'bid-farewell'; id: string | null }
+  | { do: 'say-goodbye'; id: string | null }
   /** everything of a removed user is gone: the rest of the user can go */
   | { do: 'erase' }
 
@@ -103,7 +104,7 @@ export function plan(situation: Situation): Action[] {
   switch (wanted.state) {
     case 'removed':
       return [
-        { do: 'bid-farewell', id: observed.find(({ running }) => running)?.id ?? null },
+        { do: 'say-goodbye', id: observed.find(({ running }) => running)?.id ?? null },
         ...observed.map(({ id }): Action => ({ do: 'remove', id, because: 'user-removed' })),
         { do: 'erase' },
       ]
