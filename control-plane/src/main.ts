@@ -57,12 +57,15 @@ const routes = createRoutes()
 const runtime =
   config.runtime === 'docker'
     ? createDockerRuntime({ ...config.instance, engine: config.dockerSocket, installation: config.installation, log })
-    : createProcessRuntime({ entry: config.instance.entry ?? beside('instance.mjs', '../../instance/src/main.ts'), log })
+    : createProcessRuntime({
+        entry: config.instance.entry ?? beside('instance.mjs', '../../instance/src/main.ts'),
+        log,
+      })
 
 const fleet = createFleet({
   db,
   runtime,
-  config: { installation: config.installation, image: config.instance.image, portRange: config.instance.portRange, limits: config.instance.limits },
+  config: { image: config.instance.image, portRange: config.instance.portRange, limits: config.instance.limits },
   log,
   now,
   bootFor,
@@ -76,12 +79,16 @@ const directory = await openDirectory({
   log,
   now,
   onRevoked: revocation => proxy.cut(revocation),
-  onChanged: userId => void (userId === null ? fleet.reconcileAll() : fleet.reconcile(userId)).catch(error => log.warn({ error }, 'fleet.reconcile.failed')),
+  onChanged: userId =>
+    void (userId === null ? fleet.reconcileAll() : fleet.reconcile(userId)).catch(error =>
+      log.warn({ error }, 'fleet.reconcile.failed'),
+    ),
 }).catch(fail)
 const proxy = createProxy({ directory, routes, fleet, signer, now, log })
 
 const errorPages = {
-  read: (code: string) => readFile(join(beside('errors', '../../docs/errors'), `${code}.md`), 'utf8').catch(() => undefined),
+  read: (code: string) =>
+    readFile(join(beside('errors', '../../docs/errors'), `${code}.md`), 'utf8').catch(() => undefined),
 }
 const publicApp = buildPublicApp({ db, runtime, proxy, log, errorPages })
 const adminApp = await buildAdminApp({
@@ -107,14 +114,21 @@ for (const [app, at] of [
   [publicApp, config.http],
   [adminApp, config.admin],
 ] as const)
-  await app.listen(at).catch((error: NodeJS.ErrnoException) =>
-    fail(
-      error.code === 'EADDRINUSE'
-        ? new Error(`port ${at.port} on ${at.host} is taken by another program. Free it, or set another port (SDP_HTTP_PORT, SDP_ADMIN_PORT).`)
-        : error,
-    ),
-  )
-log.info({ public: config.http, admin: { host: config.admin.host, port: config.admin.port } }, 'control-plane.listening')
+  await app
+    .listen({ ...at })
+    .catch((error: NodeJS.ErrnoException) =>
+      fail(
+        error.code === 'EADDRINUSE'
+          ? new Error(
+              `port ${at.port} on ${at.host} is taken by another program. Free it, or set another port (SDP_HTTP_PORT, SDP_ADMIN_PORT).`,
+            )
+          : error,
+      ),
+    )
+log.info(
+  { public: config.http, admin: { host: config.admin.host, port: config.admin.port } },
+  'control-plane.listening',
+)
 // a parent that waits over IPC is told, and takes us along when it ends
 process.send?.('listening')
 
@@ -142,9 +156,16 @@ function end(why: string): Promise<void> {
 }
 
 async function bootFor(userId: string, { generation, port }: { generation: number; port: number }): Promise<Boot> {
-  const [settings, dataKey, databaseLogin] = await Promise.all([users.settings(userId), vault.dataKey(userId), vault.databaseLogin(userId)])
+  const [settings, dataKey, databaseLogin] = await Promise.all([
+    users.settings(userId),
+    vault.dataKey(userId),
+    vault.databaseLogin(userId),
+  ])
   if (settings.sdp.portal === null)
-    throw new AppError('sdp-settings-missing', `"${settings.username}" has no portal: set sdp.portal, or SDP_INSTANCE_NAME for everybody.`)
+    throw new AppError(
+      'sdp-settings-missing',
+      `"${settings.username}" has no portal: set sdp.portal, or SDP_INSTANCE_NAME for everybody.`,
+    )
   const { id, username, displayName, email } = settings
   return {
     version: 1,
@@ -152,7 +173,12 @@ async function bootFor(userId: string, { generation, port }: { generation: numbe
     generation,
     listen: { host: config.runtime === 'docker' ? '0.0.0.0' : '127.0.0.1', port },
     statementKeys: statementKeys as Boot['statementKeys'],
-    database: { host: config.instance.databaseHost, port: config.instance.databasePort, database: config.database.database, ...databaseLogin },
+    database: {
+      host: config.instance.databaseHost,
+      port: config.instance.databasePort,
+      database: config.database.database,
+      ...databaseLogin,
+    },
     dataKey: dataKey.bytes.toString('base64'),
     sdp: { ...settings.sdp, portal: settings.sdp.portal },
     allowInsecureUpstream: config.allowInsecureUpstream,
@@ -181,12 +207,16 @@ async function withDatabase(work: () => Promise<void>): Promise<void> {
     } catch (error) {
       const { code, message } = error as { code?: string; message: string }
       const hopeless = code === '28P01' || code === '28000' || code === '3D000' || code === '42501'
-      const waiting = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ETIMEDOUT', 'ECONNRESET', '57P03', '53300'].includes(code ?? '') || /timeout|terminated/i.test(message)
+      const waiting =
+        ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ETIMEDOUT', 'ECONNRESET', '57P03', '53300'].includes(code ?? '') ||
+        /timeout|terminated/i.test(message)
       if (hopeless || !waiting || attempt >= 15)
         fail(
           new Error(
             `the database ${database} at ${host}:${port} cannot be used as ${user}: ${message}. ${
-              hopeless ? 'Check SDP_DB_USER, SDP_DB_PASSWORD and SDP_DB_NAME.' : 'Check that PostgreSQL runs there (SDP_DB_HOST, SDP_DB_PORT).'
+              hopeless
+                ? 'Check SDP_DB_USER, SDP_DB_PASSWORD and SDP_DB_NAME.'
+                : 'Check that PostgreSQL runs there (SDP_DB_HOST, SDP_DB_PORT).'
             }`,
           ),
         )

@@ -158,7 +158,7 @@ test('in stdio mode nothing but MCP reaches standard output', async () => {
 test.each([
   [['nobody'], /\.env\.nobody/],
   [['../alice'], /name/i],
-  [[], /usage/i],
+  [[], /name the user/],
 ])('wrong use %j is told with the next step and a non-zero code', async (args, words) => {
   const child = spawn(script(), args as string[], { stdio: ['ignore', 'pipe', 'pipe'] })
   let said = ''

@@ -90,20 +90,23 @@ export function createProxy({
       response.setHeader('allow', methods[endpoint]!.join(', '))
       throw new AppError('method-not-allowed', `Use ${methods[endpoint]!.join(', ')} on this path.`)
     }
-    if (identity.suspended)
-      throw new AppError('user-suspended', 'Your access is suspended. Ask your admin to lift the suspension.')
+    if (identity.suspended) throw suspended()
     if (Number(request.headers['content-length'] ?? 0) > bodyLimitBytes)
       throw new AppError('body-too-large', `A message may have at most ${bodyLimitBytes} bytes.`)
     directory.used(identity.keyId)
 
     const { userId } = identity
     for (let attempt = 1; ; attempt++) {
-      const instance = routes.get(userId) ?? (await wake(userId, response))
-      if (response.destroyed) return
+      // after a failure the fleet looks whether the instance is still the one that the table names
+      const known = attempt === 1 ? routes.get(userId) : undefined
+      const instance = known ?? (await wake(userId, response))
       const statement = await signer.statement(
         { userId, username: identity.username, generation: instance.generation },
         'mcp',
       )
+      if (response.destroyed) return
+      // the key may have been revoked while we waited, when there was nothing to cut yet
+      if (identify(request).suspended) throw suspended()
       const outcome = await exchange(request, response, identity, {
         dispatcher: instance.pool,
         path: `/${endpoint}${query ?? ''}`,
@@ -114,10 +117,9 @@ export function createProxy({
         { username: identity.username, endpoint, outcome: outcome.kind, error: outcome.error },
         'proxy.exchange.failed',
       )
-      // the address is stale, or the instance just died: look, so that the next request finds it right
-      if (routes.get(userId) === instance) routes.set(userId, null)
-      void fleet.reconcile(userId).catch(error => log.warn({ error }, 'proxy.reconcile.failed'))
       if (outcome.kind === 'unreachable' && attempt < 3 && !response.destroyed) continue
+      // the instance just died: look, so that the next request finds it right
+      void fleet.reconcile(userId, { asked: 'client' }).catch(error => log.warn({ error }, 'proxy.reconcile.failed'))
       if (!response.headersSent && !response.destroyed)
         throw new AppError(
           'instance-unreachable',
@@ -213,6 +215,10 @@ export function createProxy({
       for (const set of [...exchanges.values()]) for (const open of [...set]) open.cut()
     },
   }
+}
+
+function suspended(): AppError {
+  return new AppError('user-suspended', 'Your access is suspended. Ask your admin to lift the suspension.')
 }
 
 function notFound(): AppError {

@@ -88,8 +88,9 @@ export function pump(
   const abort = () => {
     if (over || aborted) return
     aborted = true
-    controller?.abort(new Error('the client went away'))
+    // first: aborting reports an error at once, which is not the instance's
     finish({ kind: 'aborted' })
+    controller?.abort(new Error('the client went away'))
   }
   const onClientGone = () => {
     if (!response.writableFinished) abort()
