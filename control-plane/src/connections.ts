@@ -118,7 +118,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
           ])
         else {
           await tx.query(
-            `update oauth_tokens set refresh_token_sealed = $2, state = 'needs-authorization', reason_code = null, reason = null, updated_at = now()
+            `update oauth_tokens set refresh_token_sealed = $2, grant_code_sealed = null, state = 'needs-authorization', reason_code = null, reason = null, updated_at = now()
               where user_id = $1`,
             [userId, value],
           )
@@ -202,16 +202,17 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
   }
 }
 
-const settled = new Set([null, 'authorization-missing'])
+/** Codes of a user who gave nothing yet and merely waits. */
+const waiting = ['authorization-missing', 'client-missing']
 
-/** Whether a report tells that what was given did not work; a user who gave nothing yet merely waits. */
-function isRejection(report: ConnectionReport): boolean {
-  return report.reasonCode !== null && !settled.has(report.reasonCode)
+/** Whether a report tells that what was given did not work. */
+function isRejection({ reasonCode }: ConnectionReport): boolean {
+  return reasonCode !== null && !waiting.includes(reasonCode)
 }
 
 function rejection(report: ConnectionReport): AppError {
   const code =
-    report.reasonCode !== null && report.reasonCode in catalogue
+    report.reasonCode !== null && Object.hasOwn(catalogue, report.reasonCode)
       ? (report.reasonCode as ErrorCode)
       : 'accounts-unavailable'
   return new AppError(

@@ -11,8 +11,13 @@ export const username = z
   )
 
 const text = (most: number) =>
-  z.string().trim().min(1, 'must not be empty').max(most, `must have at most ${most} characters`)
-const zohoSecret = z.string().trim().min(1, 'must not be empty').max(500)
+  z
+    .string()
+    .trim()
+    .min(1, 'must not be empty')
+    .max(most, `must have at most ${most} characters`)
+    .regex(/^\P{Control}*$/u, 'must not contain control characters')
+const zohoSecret = text(500).regex(/^[\x21-\x7e]*$/, 'must be printable ASCII without spaces, as Zoho shows it')
 
 const sdpSettings = z.strictObject({
   dataCenter: z.enum(dataCenters).nullable().optional(),

@@ -133,12 +133,16 @@ export function createUsers({
     return { id: row!.id, prefix, key }
   }
 
-  /** Writes the OAuth client of a user; a new client id makes the tokens of the old one worthless, so they go (fact sheet 2.8). */
+  /**
+   * Writes the OAuth client of a user. A new client id makes the tokens of the old one worthless, so they go (fact sheet
+   * 2.8). A new secret deserves another try of what the old one was refused for.
+   * @returns whether the client is another one than before
+   */
   async function putClient(
     tx: Queryable,
     userId: string,
     client: { id?: string | undefined; secret?: string | undefined },
-  ): Promise<void> {
+  ): Promise<boolean> {
     const dataKey = await vault.dataKey(userId, tx)
     const secretSealed =
       client.secret === undefined
@@ -159,7 +163,9 @@ export function createUsers({
         client.id,
         secretSealed,
       ])
-    } else if (client.id !== undefined && client.id !== existing.client_id) {
+      return false
+    }
+    if (client.id !== undefined && client.id !== existing.client_id) {
       await tx.query(
         `update oauth_tokens set client_id = $2, client_secret_sealed = $3, refresh_token_sealed = null, grant_code_sealed = null, scopes = '{}',
                 state = 'needs-authorization', reason_code = 'client-changed',
@@ -168,12 +174,28 @@ export function createUsers({
         [userId, client.id, secretSealed],
       )
       await tx.query('delete from oauth_access_tokens where user_id = $1', [userId])
-    } else if (secretSealed) {
+      return true
+    }
+    if (secretSealed) {
       await tx.query('update oauth_tokens set client_secret_sealed = $2, updated_at = now() where user_id = $1', [
         userId,
         secretSealed,
       ])
+      await tx.query(
+        `update oauth_tokens set state = 'needs-authorization', reason_code = null, reason = null
+          where user_id = $1 and state = 'needs-reauthorization' and reason_code = 'client-rejected' and refresh_token_sealed is not null`,
+        [userId],
+      )
     }
+    return false
+  }
+
+  /** Keys die with the commit, and the fleet is told to remove the rest. */
+  async function markRemoved(tx: Queryable, { id, username }: Pick<UserRow, 'id' | 'username'>, actor: string) {
+    await tx.query("update users set wanted = 'removed', updated_at = now() where id = $1", [id])
+    await tx.query('update api_keys set revoked_at = now() where user_id = $1 and revoked_at is null', [id])
+    await appendAudit(tx, { actor, action: 'user.removed', username, userId: id })
+    await tell(tx, id)
   }
 
   const origin = (field: 'baseUrl' | 'accountsUrl', value: string | null | undefined) =>
@@ -337,18 +359,21 @@ export function createUsers({
           throw new AppError(
             'sdp-settings-missing',
             'Without sdp.portal the user has no portal, because SDP_INSTANCE_NAME is not set. Give a portal.',
+            { invalid: [{ pointer: '#/sdp/portal', detail: 'is missing and SDP_INSTANCE_NAME is not set' }] },
           )
         const { suspended: _suspended, ...forInstance } = next
+        const anotherClient =
+          (change.sdp?.clientId !== undefined || change.sdp?.clientSecret !== undefined) &&
+          (await putClient(tx, row.id, { id: change.sdp.clientId, secret: change.sdp.clientSecret }))
         const changesInstance = Object.entries(forInstance).some(
           ([column, value]) => JSON.stringify(value) !== JSON.stringify(row[column as keyof UserRow]),
         )
         await tx.query(
           `update users set display_name = $2, email = $3, suspended = $4, toolsets = $5, read_only = $6, sdp_data_center = $7, sdp_portal = $8,
                   sdp_base_url = $9, sdp_accounts_url = $10, generation = generation + $11, updated_at = now() where id = $1`,
-          [row.id, ...Object.values(next), changesInstance ? 1 : 0],
+          // an instance holds the access token it uses, and that of another client must not outlive the change
+          [row.id, ...Object.values(next), changesInstance || anotherClient ? 1 : 0],
         )
-        if (change.sdp?.clientId !== undefined || change.sdp?.clientSecret !== undefined)
-          await putClient(tx, row.id, { id: change.sdp.clientId, secret: change.sdp.clientSecret })
         const { sdp, ...plain } = change
         const { clientSecret, ...sdpPlain } = sdp ?? {}
         await appendAudit(tx, {
@@ -388,15 +413,26 @@ export function createUsers({
       })
     },
 
-    /** First half of a removal: keys die with the commit, and the fleet is told to remove the rest. */
-    async markRemoved(name: string, actor: string): Promise<string> {
+    /** First half of a removal. Repeatable while the second half is not done yet. */
+    async remove(name: string, actor: string): Promise<string> {
       return db.withTx(async tx => {
-        const row = await lockUser(tx, name)
-        await tx.query("update users set wanted = 'removed', updated_at = now() where id = $1", [row.id])
-        await tx.query('update api_keys set revoked_at = now() where user_id = $1 and revoked_at is null', [row.id])
-        await appendAudit(tx, { actor, action: 'user.removed', username: name, userId: row.id })
-        await tell(tx, row.id)
+        const [row] = await tx.query<UserRow>('select id, username, wanted from users where username = $1 for update', [
+          name,
+        ])
+        if (!row) throw noSuchUser()
+        if (row.wanted !== 'removed') await markRemoved(tx, row, actor)
         return row.id
+      })
+    },
+
+    /** The same for a user that was just created and could not be completed; whoever has the name by now is safe. */
+    async undoCreate(userId: string): Promise<void> {
+      await db.withTx(async tx => {
+        const [row] = await tx.query<UserRow>(
+          "select id, username from users where id = $1 and wanted <> 'removed' for update",
+          [userId],
+        )
+        if (row) await markRemoved(tx, row, 'system')
       })
     },
 

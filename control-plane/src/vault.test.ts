@@ -278,8 +278,8 @@ describe('the keys', () => {
   test('another master key opens nothing and says which one is needed', async () => {
     const id = await enroll('other-master')
     const other = createVault({ db: database.db, masterKey: generateSealingKey() })
-    for (const failing of [other.dataKey(id), other.databaseLogin(id)])
-      await expect(failing).rejects.toMatchObject({
+    for (const failing of [() => other.dataKey(id), () => other.databaseLogin(id)])
+      await expect(failing()).rejects.toMatchObject({
         code: 'key-unknown',
         status: 500,
         message: expect.stringContaining('SDP_MASTER_KEY'),

@@ -80,9 +80,12 @@ export function userRoutes(
         } catch (error) {
           const stillStarting = error instanceof AppError && error.code === 'instance-starting'
           if (!stillStarting) {
-            await users.markRemoved(name, 'system')
-            await directory.refresh(userId)
-            await fleet.reconcile(userId).catch(cleanup => request.log.warn({ error: cleanup }, 'user.undo.pending'))
+            // whatever goes wrong here must not hide why the user could not be completed
+            await (async () => {
+              await users.undoCreate(userId)
+              await directory.refresh(userId)
+              await fleet.reconcile(userId)
+            })().catch(cleanup => request.log.warn({ error: cleanup, username: name }, 'user.undo.pending'))
             throw error
           }
         }
@@ -150,7 +153,7 @@ export function userRoutes(
       },
     },
     async (request, reply) => {
-      const userId = await users.markRemoved(request.params.username, actorOf(request))
+      const userId = await users.remove(request.params.username, actorOf(request))
       // keys are dead from here on, whatever happens to the rest
       await directory.refresh(userId)
       try {
@@ -254,7 +257,9 @@ export function userRoutes(
       async (request, reply) => {
         const { username: name } = request.params
         const userId = await users.want(name, action, actorOf(request))
-        void fleet.reconcile(userId).catch(error => request.log.warn({ error }, 'fleet.reconcile.failed'))
+        void fleet
+          .reconcile(userId, action === 'stop' ? {} : { asked: 'admin' })
+          .catch(error => request.log.warn({ error }, 'fleet.reconcile.failed'))
         reply.code(202)
         return (await users.get(name)).instance
       },
