@@ -98,7 +98,7 @@ export function buildServer(
       ask: question => ask(mcp, question, extra.signal),
     }
     try {
-      return success(await tool.run(args, call))
+      return success(await tool.run(args, call), tool.requiredLists)
     } catch (error) {
       const failure = describeFailure(error, {
         authorizationSteps: authorizationSteps({ ...context, toolsets, readOnly }),

@@ -4,6 +4,7 @@ import { createSdpClient, type SdpClient } from './sdp/client.ts'
 import { createForms, type Forms } from './sdp/forms.ts'
 import { createNames, type Names } from './sdp/names.ts'
 import { createPeople, type People } from './sdp/people.ts'
+import { createRecords, type Records } from './sdp/records.ts'
 import { createRequests, type Requests } from './sdp/requests.ts'
 import { createSite, type Site } from './sdp/site.ts'
 import { type Confirmations, createConfirmations } from './tools/confirmations.ts'
@@ -18,6 +19,7 @@ export type Services = {
   names: Names
   forms: Forms
   people: People
+  records: Records
   requests: Requests
   confirmations: Confirmations
   undo: Undo
@@ -25,6 +27,7 @@ export type Services = {
 
 /** Builds the shared part once per instance. */
 export function buildServices(context: InstanceContext): Services {
+  const records = createRecords(context)
   return {
     context,
     grants: createGrants(context),
@@ -33,7 +36,8 @@ export function buildServices(context: InstanceContext): Services {
     names: createNames(context),
     forms: createForms(context),
     people: createPeople(context),
-    requests: createRequests(context),
+    records,
+    requests: createRequests(records),
     confirmations: createConfirmations(context),
     undo: createUndo(context),
   }

@@ -111,6 +111,11 @@ export interface Names {
    * @throws SdpError `invalid-value` with close matches in `allowed`, when none or several match
    */
   resolve(sdp: Sdp, field: string, name: string, query?: LookupQuery): Promise<Reference>
+  /**
+   * The same for a write, where the site can decide: a name that cannot be looked up, because the list is refused or
+   * not read whole, is sent as it is, and SDP answers 4001 when it does not exist.
+   */
+  reference(sdp: Sdp, field: string, name: string, query?: LookupQuery): Promise<{ id: string } | { name: string }>
 }
 
 const maxAgeMs = 10 * 60_000
@@ -152,7 +157,7 @@ export function createNames(options: { now: () => number }): Names {
     return { options: [], complete: true }
   }
 
-  return {
+  const names: Names = {
     async options(sdp, field, query = {}) {
       const { options, complete } = await read(sdp, field, query)
       const wanted = query.query ? plain(query.query) : ''
@@ -177,7 +182,18 @@ export function createNames(options: { now: () => number }): Names {
         },
       )
     },
+
+    async reference(sdp, field, name, query = {}) {
+      const found = await read(sdp, field, { ...query, query: name }).catch(error => {
+        if (isSdpError(error, 'missing-scope', 'not-found', 'denied', 'drift')) return undefined
+        throw error
+      })
+      const isOpen = found === undefined || !found.complete || found.options.length === 0
+      if (isOpen && match(found?.options ?? [], name).length === 0) return { name: name.trim() }
+      return { id: (await names.resolve(sdp, field, name, query)).id }
+    },
   }
+  return names
 }
 
 type Loaded = { options: (Option & { module?: string })[]; complete: boolean }

@@ -1,9 +1,9 @@
-import { Cache } from './cache.ts'
 import type { Sdp, SdpPage } from './client.ts'
 import { isSdpError, SdpError } from './errors.ts'
 import { isObject, type Json, rows, text } from './json.ts'
-import { criteria, is, type ListInfo } from './list-info.ts'
+import type { ListInfo } from './list-info.ts'
 import { path } from './path.ts'
+import type { Records } from './records.ts'
 
 /** Typed calls on requests (fact sheet 7). */
 export interface Requests {
@@ -23,36 +23,11 @@ export interface Requests {
   links(sdp: Sdp, id: string): Promise<Link[] | undefined>
 }
 
-export function createRequests(options: { now: () => number }): Requests {
+export function createRequests(records: Records): Requests {
   let noteRoot: 'request_note' | 'note' = 'request_note'
-  // a number belongs to its ticket for ever
-  const ids = new Cache<string>({ size: 2_000, maxAgeMs: 24 * 3_600_000, now: options.now })
 
   return {
-    async id(sdp, reference) {
-      const parsed = parseReference(reference)
-      if ('id' in parsed) return parsed.id
-      const known = ids.get(parsed.number)
-      if (known) return known
-      const page = await sdp.list(path`/requests`, {
-        row_count: 2,
-        start_index: 1,
-        search_criteria: criteria(is('display_id', parsed.number)),
-        fields_required: ['id', 'display_id'],
-      })
-      const found =
-        page.rows.find(row => text(row.display_id) === parsed.number) ??
-        (page.rows.length === 1 ? page.rows[0] : undefined)
-      const id = text(found?.id)
-      if (!id) {
-        throw new SdpError('not-found', `There is no ticket #${parsed.number} that you may see.`, {
-          fields: ['request_id'],
-          nextStep: 'Check the number, or look for the ticket with search_requests.',
-        })
-      }
-      return ids.set(parsed.number, id)
-    },
-
+    id: (sdp, reference) => records.id(sdp, 'request', reference),
     async get(sdp, id) {
       return entity(await sdp.get(path`/requests/${id}`), 'request')
     },
@@ -92,23 +67,6 @@ export function createRequests(options: { now: () => number }): Requests {
       }
     },
   }
-}
-
-/** Longer than this a number is an id, not the number on the screen (fact sheet 18.13). */
-const longestNumber = 11
-
-/** @throws SdpError `invalid-value` */
-export function parseReference(reference: string): { id: string } | { number: string } {
-  const trimmed = reference.trim()
-  const inAddress = /(?:\/requests\/|[?&](?:woID|workOrderId|requestId)=)(\d+)/i.exec(trimmed)?.[1]
-  const digits = inAddress ?? /^(?:#|##|[A-Za-z]{1,10}[-_ #]*)?\s*(\d{1,25})(?:##)?$/.exec(trimmed)?.[1]
-  if (!digits) {
-    throw new SdpError('invalid-value', `"${trimmed.slice(0, 80)}" is not a ticket.`, {
-      fields: ['request_id'],
-      nextStep: 'Give the number on the screen (57, #57, RE-57), the long id, or the address of the ticket page.',
-    })
-  }
-  return digits.length > longestNumber ? { id: digits } : { number: String(BigInt(digits)) }
 }
 
 /** The record under the first of the given roots. @throws SdpError `drift` when the answer has none of them */

@@ -74,6 +74,8 @@ export async function startDesk(options: SimulatorOptions = {}): Promise<Desk> {
       await answerElicitation(client, clientOptions?.elicitation)
       await Promise.all([server.connect(far), client.connect(near)])
       clients.push(client)
+      // from then on the client checks every result against the published output schema
+      await client.listTools()
       const call = async (tool: string, args: Json = {}) =>
         (await client.callTool({ name: tool, arguments: args })) as CallToolResult
       return {

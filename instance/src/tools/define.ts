@@ -59,6 +59,8 @@ export type Tool = {
   scopes: string[]
   /** as tools/list shows it, computed once */
   published: PublishedTool
+  /** lists that the output schema promises */
+  requiredLists: readonly string[]
   /** @throws ToolError for input that does not fit, with all problems at once */
   run(args: unknown, call: ToolCall): Promise<Outcome>
 }
@@ -67,11 +69,15 @@ export function defineTool<const I extends Shape>(definition: ToolDefinition<I>)
   const { name, toolset, effect, scopes } = definition
   const input = z.strictObject(definition.input)
   let published: PublishedTool | undefined
+  const requiredLists = Object.entries(definition.output ?? {})
+    .filter(([, schema]) => schema.def.type === 'array')
+    .map(([key]) => key)
   return {
     name,
     toolset,
     effect,
     scopes,
+    requiredLists,
     get published() {
       published ??= publish(definition, input)
       return published
@@ -145,7 +151,8 @@ function parse<I extends Shape>(tool: string, schema: z.ZodObject<I>, args: unkn
 function lenient(schema: z.ZodObject<Shape>, args: Json): Json {
   const read = Object.entries(args)
     .filter(([, value]) => value !== null)
-    .map(([key, value]) => {
+    .map(([given, value]) => {
+      const key = alias(schema, args, given)
       const type = schema.shape[key] && baseType(schema.shape[key])
       if (type === 'string' && typeof value === 'number' && Number.isSafeInteger(value)) return [key, String(value)]
       if (type === 'number' && typeof value === 'string' && /^-?\d{1,15}(\.\d+)?$/.test(value))
@@ -155,6 +162,12 @@ function lenient(schema: z.ZodObject<Shape>, args: Json): Json {
       return [key, value]
     })
   return Object.fromEntries(read)
+}
+
+/** A ticket is called request_id nearly everywhere: taken also where the parent may be something else. */
+function alias(schema: z.ZodObject<Shape>, args: Json, key: string): string {
+  const isMeant = key === 'request_id' && !('request_id' in schema.shape) && 'parent_id' in schema.shape
+  return isMeant && !('parent_id' in args) ? 'parent_id' : key
 }
 
 function oneOrMany(value: unknown): unknown {

@@ -22,6 +22,8 @@ const converter = new TurndownService({
   emDelimiter: '_',
   hr: '---',
 })
+// the model reads the text, nobody renders it: escapes would only be noise
+converter.escape = text => text
 converter.addRule('image', {
   filter: 'img',
   replacement: (_content, node) => {

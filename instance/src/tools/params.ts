@@ -17,3 +17,10 @@ export const customFields = z
   .record(z.string(), z.unknown())
   .optional()
   .describe('Additional fields by key; see get_form_fields')
+
+/** What tasks, worklogs and attachments hang on. */
+export const parentModules = ['request', 'problem', 'change', 'release', 'project', 'milestone'] as const
+export type ParentModule = (typeof parentModules)[number]
+export const parentModule = z.enum(parentModules).optional().describe('Default request')
+export const parentId = z.string().min(1).describe('Ticket, or id of the record in module')
+export const projectId = z.string().optional().describe('For a milestone')

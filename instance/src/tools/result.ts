@@ -27,10 +27,13 @@ export function estimateTokens(text: string): number {
   return Math.ceil((text.length - others) / 4 + others / 1.5)
 }
 
-/** The tool result for a success: nulls removed, cut to the budget. */
-export function success(outcome: Outcome): CallToolResult {
+/** The tool result for a success: nulls removed, cut to the budget. `requiredLists` are shown even when empty. */
+export function success(outcome: Outcome, requiredLists: readonly string[] = []): CallToolResult {
   const limit = budgetTokens[outcome.budget ?? 'normal']
-  const data = cutToBudget(compact(outcome.data) as Json, limit, outcome.rest)
+  const kept = (compact(outcome.data) ?? {}) as Json
+  // an empty list that the output schema promises is an answer
+  for (const key of requiredLists) kept[key] ??= []
+  const data = cutToBudget(kept, limit, outcome.rest)
   const content: ContentBlock[] = [{ type: 'text', text: render(data) }, ...(outcome.content ?? [])]
   return { content, structuredContent: data }
 }
@@ -59,7 +62,6 @@ type Holder = { holder: Json | unknown[]; key: string | number; path: string; si
  * shown and how to get the rest.
  */
 export function cutToBudget(data: Json, limit: number, rest = 'narrow the question to get the rest'): Json {
-  if (data === undefined) return {}
   if (estimateTokens(JSON.stringify(data)) <= limit) return data
   const copy = structuredClone(data)
   const cuts = new Map<string, string>()

@@ -14,7 +14,7 @@ import {
   criteria as written,
 } from '../../sdp/list-info.ts'
 import type { PersonKind, PersonReference } from '../../sdp/people.ts'
-import { parseReference } from '../../sdp/requests.ts'
+import { parseReference } from '../../sdp/records.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { date, defaultLimit, limit, optionName, page, person } from '../params.ts'
 import { requestRow, rowFields } from '../request-view.ts'
@@ -183,7 +183,7 @@ function textCondition(text: string | undefined): Condition | undefined {
   if (text === undefined) return undefined
   const words = any(contains('subject', text), contains('description', text))
   if (!/^(#|[A-Za-z]{1,5}-)?\d{1,11}$/.test(text.trim())) return words
-  const reference = parseReference(text)
+  const reference = parseReference('request', text)
   return any(words, 'number' in reference ? is('display_id', reference.number) : undefined)
 }
 

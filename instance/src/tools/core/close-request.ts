@@ -1,0 +1,111 @@
+import { z } from 'zod'
+import { isSdpError, SdpError } from '../../sdp/errors.ts'
+import { at, type Json, name } from '../../sdp/json.ts'
+import { path } from '../../sdp/path.ts'
+import { after, hasResolution, isClosed, setResolution } from '../closing.ts'
+import { defineTool, type ToolCall } from '../define.ts'
+import { dryRun, optionName, requestId } from '../params.ts'
+import { number } from '../request-view.ts'
+
+export const closeRequest = defineTool({
+  name: 'close_request',
+  title: 'Close a ticket',
+  toolset: 'core',
+  description:
+    'Closes a ticket, with resolution first when given, closure code and comments; checks that it is closed. When the site wants more fields it stays open and they are named. The site may mail the requester.',
+  input: {
+    request_id: requestId,
+    closure_code: optionName.optional(),
+    comments: z.string().max(250).optional().describe('Plain text'),
+    resolution: z.string().max(60_000).optional().describe('Markdown'),
+    acknowledged: z.boolean().optional().describe('Requester acknowledged the resolution'),
+    dry_run: dryRun,
+  },
+  output: {
+    number: z.string().optional(),
+    id: z.string(),
+    closed: z.boolean(),
+    status: z.string().optional(),
+    url: z.string(),
+  },
+  effect: 'write',
+  idempotent: true,
+  scopes: ['requests.UPDATE'],
+  async run({ request_id, closure_code, comments, resolution, acknowledged, dry_run }, call) {
+    const id = await call.requests.id(call.sdp, request_id)
+    const before = await call.requests.get(call.sdp, id)
+    const head = { number: number(before), id, url: call.site.link('requests', id) }
+    if (isClosed(before))
+      return { data: { ...head, closed: true, status: name(before.status), hint: 'It was closed before.' } }
+    const code = closure_code ? await call.names.resolve(call.sdp, 'closure_code', closure_code) : undefined
+    const info: Json = {
+      ...(code ? { closure_code: { id: code.id } } : {}),
+      ...(comments ? { closure_comments: comments.replace(/\s+/g, ' ').trim() } : {}),
+      ...(acknowledged === undefined ? {} : { requester_ack_resolution: acknowledged }),
+    }
+    if (dry_run) {
+      const known = hasResolution(before) || resolution !== undefined
+      return {
+        data: {
+          ...head,
+          closed: false,
+          dry_run: true,
+          nothing_sent: true,
+          would_set: { closure_code: code?.name, comments, resolution, acknowledged },
+          hint: known ? undefined : 'The ticket has no resolution; many sites refuse to close it so.',
+        },
+      }
+    }
+    if (resolution) await setResolution(call, id, resolution)
+    const done = resolution ? 'The resolution is set.' : undefined
+    await after(done, () => close(call, id, info))
+    const ticket = await after(done, () => call.requests.get(call.sdp, id))
+    if (!isClosed(ticket)) throw notClosed(ticket)
+    return {
+      data: {
+        ...head,
+        closed: true,
+        status_before: name(before.status),
+        status: name(ticket.status),
+        closure_code: name(at(ticket, 'closure_info.closure_code')),
+      },
+    }
+  },
+})
+
+/** `_close`, else an edit to the closed status (fact sheet 7.1). 3000 means that it stayed open (18.5). */
+async function close(call: ToolCall, id: string, info: Json): Promise<void> {
+  try {
+    const body = Object.keys(info).length > 0 ? { request: { closure_info: info } } : undefined
+    await call.sdp.operate(path`/requests/${id}`, 'close', body)
+  } catch (error) {
+    if (isSdpError(error, 'warning-3000')) throw stillOpen(error)
+    if (!isSdpError(error, 'not-found')) throw error
+    const closed = await call.names.resolve(call.sdp, 'status', 'Closed')
+    const edit = { status: { id: closed.id }, ...(Object.keys(info).length > 0 ? { closure_info: info } : {}) }
+    await call.requests.update(call.sdp, id, edit).catch(reason => {
+      throw isSdpError(reason, 'warning-3000') ? stillOpen(reason) : reason
+    })
+  }
+}
+
+function stillOpen(error: SdpError): SdpError {
+  const wanted = error.fields.length > 0 ? `; it wants: ${error.fields.join(', ')}` : ''
+  return new SdpError('warning-3000', `Not closed: the site answered with a warning${wanted}.`, {
+    ...error.details,
+    nextStep: error.fields.includes('resolution')
+      ? 'Ask the person what solved it and call close_request again with resolution.'
+      : 'Set the named fields with update_request, then close again.',
+  })
+}
+
+function notClosed(ticket: Json): SdpError {
+  return new SdpError(
+    'warning-3000',
+    `Not closed: the site took the call, but the ticket is "${name(ticket.status)}".`,
+    {
+      nextStep:
+        'A rule of the site keeps it open: look at open tasks, approvals and mandatory fields with get_request.',
+    },
+  )
+}

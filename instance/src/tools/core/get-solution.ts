@@ -1,0 +1,44 @@
+import { z } from 'zod'
+import { flag, name, text } from '../../sdp/json.ts'
+import { defineTool } from '../define.ts'
+import { htmlToMarkdown, untrusted } from '../markdown.ts'
+import { time } from '../request-view.ts'
+import { attachments } from './get-request.ts'
+import { solutionRow } from './search-solutions.ts'
+
+const partLength = 20_000
+
+export const getSolution = defineTool({
+  name: 'get_solution',
+  title: 'Read an article',
+  toolset: 'core',
+  description: 'Reads one article of the knowledge base as Markdown. Long articles come in parts.',
+  input: {
+    solution_id: z.string().min(1).describe('Id or number'),
+    part: z.int().min(1).optional().describe('Default 1'),
+  },
+  output: { title: z.string().optional(), text: z.string().optional(), url: z.string() },
+  effect: 'read',
+  scopes: ['solutions.READ'],
+  async run({ solution_id, part = 1 }, call) {
+    const id = await call.records.id(call.sdp, 'solution', solution_id)
+    const [raw, zone] = await Promise.all([call.records.get(call.sdp, 'solution', id), call.zone()])
+    const whole = htmlToMarkdown(text(raw.description) ?? '')
+    const parts = Math.max(1, Math.ceil(whole.length / partLength))
+    return {
+      data: {
+        ...solutionRow(raw, zone),
+        public: flag(raw.is_public),
+        author: name(raw.created_by),
+        review: time(raw.review_date, zone),
+        expires: time(raw.expiry_date, zone),
+        text: untrusted(whole.slice((part - 1) * partLength, part * partLength)),
+        part: parts > 1 ? `${part} of ${parts}` : undefined,
+        attachments: attachments(raw),
+        url: call.site.link('solutions', id),
+      },
+      budget: 'large',
+      rest: 'ask for the next part',
+    }
+  },
+})

@@ -1,0 +1,160 @@
+import { z } from 'zod'
+import { isSdpError, SdpError } from '../../sdp/errors.ts'
+import { at, instant, isObject, type Json, rows, text } from '../../sdp/json.ts'
+import { child, path } from '../../sdp/path.ts'
+import { linksIn } from '../../sdp/requests.ts'
+import { consent } from '../consent.ts'
+import { defineTool, type ToolCall } from '../define.ts'
+import { strangersLine, textToHtml } from '../markdown.ts'
+import { requestId } from '../params.ts'
+import { number } from '../request-view.ts'
+import { ToolError } from '../result.ts'
+
+const address = z.string().regex(/^[^\s@<>,;]+@[^\s@<>,;]+$/, 'is not an e-mail address')
+
+export const replyToRequester = defineTool({
+  name: 'reply_to_requester',
+  title: 'Mail the requester',
+  toolset: 'core',
+  description:
+    'Sends an e-mail reply on a ticket. mode=preview (default) only shows it; mode=send mails real people after the person confirmed, and cannot be undone. Answers with the id of the mail; without one nothing was sent.',
+  input: {
+    request_id: requestId,
+    text: z.string().min(1).max(60_000).describe('Markdown'),
+    to: z.array(address).optional().describe('Default the requester'),
+    cc: z.array(address).optional(),
+    mode: z.enum(['preview', 'send']).optional(),
+    confirm_token: z.string().optional().describe('From the preview'),
+  },
+  output: { sent: z.boolean().optional(), mail_id: z.string().optional(), url: z.string().optional() },
+  effect: 'write',
+  openWorld: true,
+  scopes: ['requests.CREATE'],
+  async run({ request_id, text: body, to, cc, mode = 'preview', confirm_token }, call) {
+    const id = await call.requests.id(call.sdp, request_id)
+    const ticket = await call.requests.get(call.sdp, id)
+    const mail = compose(ticket, id, body, to, cc)
+    await refuseWhereNotOffered(call, id)
+    const answer = await consent(call, {
+      tool: 'reply_to_requester',
+      subject: { id, to: mail.to, cc: mail.cc, body },
+      preview: { to: mail.to, cc: mail.cc, subject: mail.subject, text: body },
+      question: `Send this e-mail on ticket #${number(ticket)} to ${[...mail.to, ...mail.cc].join(', ')}?`,
+      token: confirm_token,
+      isPreviewOnly: mode === 'preview',
+    })
+    if (answer) return { data: { sent: false, ...answer.data } }
+    const startedAt = call.context.now()
+    const created = await send(call, id, mail)
+    const found = await readBack(call, id, created, startedAt)
+    return {
+      data: {
+        sent: found !== undefined,
+        mail_id: found?.id,
+        to: mail.to,
+        cc: mail.cc,
+        subject: strangersLine(mail.subject),
+        warning: found
+          ? undefined
+          : 'The site took the call, but no such mail is on the ticket yet. Do not say it was sent; look with get_request_activity.',
+        url: call.site.link('requests', id),
+      },
+    }
+  },
+})
+
+type Mail = { to: string[]; cc: string[]; subject: string; description: string; in_reply_to: { id: string } }
+
+function compose(ticket: Json, id: string, body: string, to: string[] | undefined, cc: string[] = []): Mail {
+  const requester = text(at(ticket, 'requester.email_id'))
+  const recipients = to && to.length > 0 ? to : requester ? [requester] : []
+  if (recipients.length === 0) {
+    throw new ToolError(
+      'The requester of this ticket has no e-mail address.',
+      'Give to, or use add_note with visibility=requester.',
+      {
+        fields: ['to'],
+      },
+    )
+  }
+  // mails thread by the number between the marks (fact sheet 7.5)
+  const key = text(at(ticket, 'display_key.display_value')) ?? number(ticket) ?? id
+  return {
+    to: recipients,
+    cc,
+    subject: `Re: [Request ID :##${key}##] : ${text(ticket.subject) ?? ''}`.slice(0, 250),
+    description: textToHtml(body),
+    in_reply_to: { id },
+  }
+}
+
+const offer = 'Nothing was sent. Offer add_note with visibility=requester instead, and say that it is not an e-mail.'
+
+/** Asks the site whether this person may mail on this ticket; a site that does not tell is tried. */
+async function refuseWhereNotOffered(call: ToolCall, id: string): Promise<void> {
+  const parent = path`/requests/${id}/notifications`
+  let body: Json
+  try {
+    const request = {
+      method: 'GET',
+      path: child(parent, '_links'),
+      input: { operations_required: ['add'] },
+      probe: true,
+    } as const
+    body = (await call.sdp.request(request)).body
+  } catch (error) {
+    if (isSdpError(error, 'not-found', 'missing-scope', 'denied', 'drift', 'invalid-value')) return
+    throw error
+  }
+  const links = linksIn(body)
+  if (links && !links.some(({ name }) => name === 'add')) {
+    throw new ToolError('This site does not let you mail from this ticket.', offer)
+  }
+}
+
+async function send(call: ToolCall, id: string, mail: Mail): Promise<Json> {
+  const notification = { ...mail, bcc: [], is_public: true, type: 'REQREPLY' }
+  try {
+    return await call.sdp.post(path`/requests/${id}/notifications`, { notification })
+  } catch (error) {
+    if (!(error instanceof SdpError)) throw error
+    const nextStep =
+      error.kind === 'indeterminate'
+        ? 'The mail may have been sent. Look with get_request_activity; never send it again before.'
+        : `${offer} (Reason: ${error.message})`
+    throw new SdpError(error.kind, replyFailed(error), { ...error.details, nextStep })
+  }
+}
+
+function replyFailed(error: SdpError): string {
+  return error.kind === 'indeterminate'
+    ? 'No answer came in time: the e-mail may have been sent or not.'
+    : 'The e-mail was not sent: the site refused the reply call.'
+}
+
+/** The mail as the ticket shows it: only then it was sent. */
+async function readBack(
+  call: ToolCall,
+  id: string,
+  created: Json,
+  startedAt: number,
+): Promise<{ id: string } | undefined> {
+  const known = text(at(created, 'notification.id'))
+  try {
+    if (known) {
+      const body = await call.sdp.get(path`/requests/${id}/notifications/${known}`)
+      return isObject(body.notification) ? { id: known } : undefined
+    }
+    const body = await call.sdp.get(path`/requests/${id}/conversations`, {
+      list_info: { row_count: 5, start_index: 1, sort_field: 'created_time', sort_order: 'desc' },
+    })
+    const found = rows(body.conversations).find(
+      row => /^REQREPLY$/i.test(text(row.type) ?? '') && (instant(row.created_time) ?? 0) >= startedAt - 60_000,
+    )
+    const mailId = text(found?.id)
+    return mailId ? { id: mailId } : undefined
+  } catch (error) {
+    if (isSdpError(error, 'cancelled')) throw error
+    return undefined
+  }
+}

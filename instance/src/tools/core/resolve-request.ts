@@ -1,0 +1,92 @@
+import { z } from 'zod'
+import { SdpError } from '../../sdp/errors.ts'
+import { type Json, name } from '../../sdp/json.ts'
+import type { Reference } from '../../sdp/names.ts'
+import { path } from '../../sdp/path.ts'
+import { plain } from '../../sdp/similar.ts'
+import { after, hasResolution, isDone, setResolution } from '../closing.ts'
+import { defineTool, type ToolCall } from '../define.ts'
+import { dryRun, optionName, requestId } from '../params.ts'
+import { number } from '../request-view.ts'
+import { ToolError } from '../result.ts'
+import { addWorklog, planWorklog } from '../worklog.ts'
+
+export const resolveRequest = defineTool({
+  name: 'resolve_request',
+  title: 'Resolve a ticket',
+  toolset: 'core',
+  description:
+    'Writes the resolution, sets the status to resolved and can log time in the same step; checks that it took. The site may mail the requester.',
+  input: {
+    request_id: requestId,
+    resolution: z.string().min(1).max(60_000).describe('Markdown; the requester may read it'),
+    status: optionName.optional().describe('Default the resolved status'),
+    log_minutes: z.int().min(1).max(1_440).optional().describe('Also log time for you'),
+    dry_run: dryRun,
+  },
+  output: { number: z.string().optional(), id: z.string(), status: z.string().optional(), url: z.string() },
+  effect: 'write',
+  scopes: ['requests.UPDATE'],
+  async run({ request_id, resolution, status, log_minutes, dry_run }, call) {
+    const id = await call.requests.id(call.sdp, request_id)
+    const [before, target] = await Promise.all([call.requests.get(call.sdp, id), resolvedStatus(call, status)])
+    const planned = log_minutes
+      ? await planWorklog(call, { minutes: log_minutes, description: resolution.split('\n')[0]?.slice(0, 200) })
+      : undefined
+    const head = { number: number(before), id, url: call.site.link('requests', id) }
+    if (dry_run) {
+      return {
+        data: {
+          ...head,
+          dry_run: true,
+          nothing_sent: true,
+          status_before: name(before.status),
+          status: target.name,
+          resolution,
+          log_minutes,
+        },
+      }
+    }
+    await setResolution(call, id, resolution)
+    await after('The resolution is set.', () => call.requests.update(call.sdp, id, { status: { id: target.id } }))
+    const ticket = await after('The resolution is set.', () => call.requests.get(call.sdp, id))
+    refuseUnlessTaken(ticket, target)
+    const worklog =
+      planned &&
+      (await after(`Ticket #${head.number} is ${target.name}.`, () => addWorklog(call, path`/requests/${id}`, planned)))
+    return {
+      data: {
+        ...head,
+        done: true,
+        status_before: name(before.status),
+        status: name(ticket.status),
+        resolution_set: hasResolution(ticket),
+        time_logged: worklog,
+      },
+    }
+  },
+})
+
+/** The status asked for; else the one called Resolved; else the only other one that ends the work without closing. */
+async function resolvedStatus(call: ToolCall, asked: string | undefined): Promise<Reference> {
+  if (asked) return call.names.resolve(call.sdp, 'status', asked)
+  const { options } = await call.names.options(call.sdp, 'status')
+  const ending = options.filter(
+    ({ note, name }) => note === 'ends the work' && !/^(closed|cancell?ed)$/i.test(plain(name)),
+  )
+  const found = options.find(({ name }) => plain(name) === 'resolved') ?? (ending.length === 1 ? ending[0] : undefined)
+  if (found) return { id: found.id, name: found.name }
+  throw new ToolError('This site has no status called Resolved.', 'Name the status to set.', {
+    fields: ['status'],
+    allowed: (ending.length > 0 ? ending : options).map(({ name }) => name),
+  })
+}
+
+function refuseUnlessTaken(ticket: Json, target: Reference): void {
+  const actual = name(ticket.status)
+  if (plain(actual ?? '') === plain(target.name) || isDone(ticket)) return
+  throw new SdpError('warning-3000', `The resolution is set, but the ticket is "${actual}", not "${target.name}".`, {
+    nextStep:
+      'A rule of the site decided otherwise. Read the ticket with include=["allowed_actions"] and tell the person.',
+  })
+}
