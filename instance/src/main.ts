@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { Agent, EnvHttpProxyAgent, fetch } from 'undici'
 import manifest from '../package.json' with { type: 'json' }
@@ -36,6 +37,7 @@ import { createUsage } from './usage.ts'
 const { version } = manifest
 const bootTimeoutMs = 30_000
 const graceMs = 8_000
+const killedAfterMs = 9_500
 const portalCheckMs = 10_000
 
 const help = `sdp-mcp instance ${version}: ServiceDesk Plus Cloud for MCP clients, for one person.
@@ -215,8 +217,10 @@ async function listen(
     throw error
   }
   onStop(async () => {
+    const startedAt = performance.now()
     await server.stop(graceMs)
-    await keeper.close()
+    // whoever stopped us kills us after ten seconds; an exchange under way gets what is left of them
+    await Promise.race([keeper.close(), delay(Math.max(500, killedAfterMs - (performance.now() - startedAt)))])
   }, log)
   keeper.start()
   log.info({ host, port: server.port, version, bootMs: Math.round(performance.now()) }, 'instance.ready')

@@ -232,6 +232,24 @@ describe('an access token', () => {
     expect(scripted.tokenCalls()).toBe(2)
   })
 
+  test('whose renewal fails is not renewed again at each call', async () => {
+    const user = await connected()
+    let clock = Date.now()
+    const keeper = keep(user, { ...onScript, now: () => clock })
+    const token = await keeper.accessToken()
+    clock += 3_600_000 - 61_000
+    await database.admin.query(
+      "update oauth_access_tokens set minted_at = now() - interval '59 min', expires_at = now() + interval '61 s' where user_id = $1",
+      [user.userId],
+    )
+    scripted.reply = () => ({ status: 503, body: '' })
+    for (let at = 0; at < 20; at++) {
+      expect(await keeper.accessToken()).toBe(token)
+      await new Promise(done => setTimeout(done, 5))
+    }
+    await expect.poll(() => scripted.tokenCalls()).toBe(2)
+  })
+
   test('near its end still serves while the accounts server is away', async () => {
     const user = await connected()
     let clock = Date.now()

@@ -43,6 +43,8 @@ const mintLimit = 10
 const reservedMints = 2
 /** A token this close to its end is not handed out while a better one can be had. */
 const marginMs = 60_000
+/** A refresh nobody waits for that failed is tried again after this long. */
+const aheadPauseMs = 15_000
 /** A second 401 within this time is not the token's fault: a missing scope also answers 401 (fact sheet 2.9). */
 const forcedPauseMs = 120_000
 
@@ -394,8 +396,10 @@ export function createKeeper(options: KeeperOptions): Keeper {
       if (cached) {
         const at = now()
         if (cached.expiresAt - at > cached.marginMs) {
-          if (at >= cached.refreshAt && !flight)
+          if (at >= cached.refreshAt && !flight) {
+            cached.refreshAt = at + aheadPauseMs
             shared('ahead').catch(error => log.info({ err: error }, 'tokens.refresh-ahead.failed'))
+          }
           return cached.token
         }
       }

@@ -7,7 +7,8 @@ const server = await scriptedAccounts()
 afterAll(() => server[Symbol.asyncDispose]())
 
 const consoleUrl = 'https://api-console.zoho.eu'
-const accounts = createZohoAccounts({ accountsUrl: server.url, consoleUrl, fetch, timeoutMs: 300 })
+const accounts = createZohoAccounts({ accountsUrl: server.url, consoleUrl, fetch })
+const impatient = createZohoAccounts({ accountsUrl: server.url, consoleUrl, fetch, timeoutMs: 300 })
 const client = { clientId: '1000.ABC', clientSecret: 'f00d'.repeat(10) }
 const code = fakeToken()
 
@@ -73,7 +74,8 @@ const cases: [call: 'exchange' | 'refresh', reply: ScriptedReply | 'hang up', ki
 ]
 test.for(cases)('%s answered with %j is %s', async ([call, reply, kind, says]) => {
   server.reply = () => reply
-  const error = await failure(accounts[call](client, code))
+  const slow = typeof reply === 'object' && reply.delayMs !== undefined
+  const error = await failure((slow ? impatient : accounts)[call](client, code))
   expect(error.kind).toBe(kind)
   expect(`${error.message} ${error.nextStep}`).toContain(says)
   expect(error.nextStep).toMatch(/\.$/)

@@ -498,20 +498,20 @@ describe('streams', () => {
     expect(foreign.status).toBe(400)
   })
 
-  test('cut off by a client that cannot resume cancel its call within 100 ms', async () => {
+  test('cut off by a client that cannot resume cancel its call at once', async () => {
     const { url, calls } = await serve()
     const headers = await rawSession(url, '2025-06-18')
     const cut = new AbortController()
     await post(`${url}/mcp`, call(1, 'wait', { name: 'a' }), headers, cut.signal)
     await expect.poll(() => calls.length).toBe(1)
     cut.abort()
-    await expect.poll(() => calls[0]!.aborted, { timeout: 100, interval: 5 }).toBe(true)
+    await expect.poll(() => calls[0]!.aborted, { timeout: 1_000, interval: 5 }).toBe(true)
     const { client, transport } = await connectClient('sse', url)
     const gone = client.callTool({ name: 'wait', arguments: { name: 'b' } })
     gone.catch(() => {})
     await expect.poll(() => calls.length).toBe(2)
     await transport.close()
-    await expect.poll(() => calls[1]!.aborted, { timeout: 100, interval: 5 }).toBe(true)
+    await expect.poll(() => calls[1]!.aborted, { timeout: 1_000, interval: 5 }).toBe(true)
   })
 
   test('of a cancelled call end', async () => {

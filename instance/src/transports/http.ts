@@ -342,6 +342,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     },
     (request, response) => {
       response.on('error', () => {}) // the client went away; "close" follows
+      if (log.isLevelEnabled('debug')) logWhenDone(request, response)
       handle(request, response).catch(error => {
         if (response.destroyed) return
         log.error({ err: error, path: request.url?.split('?')[0] }, 'http.failed')
@@ -350,6 +351,16 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       })
     },
   )
+  function logWhenDone(request: IncomingMessage, response: ServerResponse): void {
+    const at = performance.now()
+    const { method } = request
+    // without the query: it may hold a session id
+    const path = request.url?.split('?')[0]?.slice(0, 100)
+    response.once('close', () => {
+      const ms = Math.round(performance.now() - at)
+      log.debug({ method, path, status: response.statusCode, ms, whole: response.writableFinished }, 'http.request')
+    })
+  }
   server.timeout = 0
   await new Promise<void>((done, failed) => {
     server.once('error', failed)
