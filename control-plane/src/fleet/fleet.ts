@@ -16,6 +16,7 @@ import {
   startDeadlineMs,
   type Wanted,
 } from './plan.ts'
+import { isPortFree } from './port-probe.ts'
 import {
   type InstanceSpec,
   type ObservedInstance,
@@ -57,7 +58,10 @@ export interface Fleet {
   ensureReady(userId: string, options: { timeoutMs: number; signal?: AbortSignal }): Promise<InstanceRoute>
   /** Puts the instance of a user who does not use it to sleep; the next connect wakes it. Does nothing unless it is ready. */
   sleep(userId: string): Promise<void>
-  /** @throws AppError `port-range-exhausted` when there is no port for another user */
+  /**
+   * Whether another user could be served.
+   * @throws AppError `engine-unreachable`, `port-range-exhausted`
+   */
   checkCapacity(): Promise<void>
 }
 
@@ -469,7 +473,13 @@ export function createFleet(options: FleetOptions): Fleet {
             order by port limit 1`,
           [lowestPort, highestPort, foreign],
         )
-        if (!free) throw portsExhausted()
+        if (!free) {
+          // a program that held a port may be gone by now
+          const freed = await Promise.all(foreign.map(async port => ((await isPortFree(port)) ? [port] : [])))
+          if (freed.flat().length === 0) throw portsExhausted()
+          for (const port of freed.flat()) foreignPorts.delete(port)
+          continue
+        }
         try {
           await record(subject, { ...starting, port: free.port })
           return free.port
@@ -673,6 +683,7 @@ export function createFleet(options: FleetOptions): Fleet {
         if (waitMs > patienceMs) throw failureOf(subject)
         if (waitMs > 0) await delay(waitMs, undefined, { signal: closing.signal })
       }
+      if (now() > giveUpAt) throw stillStarting()
       try {
         await reconcile(userId, { asked: 'client' })
       } catch (error) {
@@ -692,7 +703,6 @@ export function createFleet(options: FleetOptions): Fleet {
         if (found) return found
       } else await delay(50, undefined, { signal: closing.signal })
       // failed, replaced by another decision, or another control plane is at it: look again
-      if (now() > giveUpAt) throw stillStarting()
     }
   }
 
@@ -858,6 +868,7 @@ export function createFleet(options: FleetOptions): Fleet {
     },
 
     async checkCapacity() {
+      await runtime.ping().catch(rethrow)
       const [row] = await db.query<{ users: number }>('select count(*)::integer as users from users')
       if ((row?.users ?? 0) >= highestPort - lowestPort + 1) throw portsExhausted()
     },

@@ -15,7 +15,7 @@ import {
 export type MemoryEngine = {
   instances: Map<string, MemoryInstance>
   watchers: Set<(userId: string | null) => void>
-  /** what the next starts do instead: throw such an error, or never answer (`mute`), or end with an exit code */
+  /** what the next starts do instead: throw such an error, or never answer (`mute`), or end unanswered with an exit code */
   trouble: (RuntimeErrorKind | 'mute' | { exit: number })[]
   /** every call is answered with `unreachable` */
   down: boolean
@@ -124,7 +124,7 @@ export function createMemoryRuntime(engine: MemoryEngine): Runtime {
         server,
         log,
         followers,
-        frozen: trouble === 'mute',
+        frozen: trouble !== undefined,
         sessions: 0,
         observed: {
           id: `memory-${nextId++}`,
