@@ -231,7 +231,9 @@ function asAppError(error: unknown): unknown {
   const message = error instanceof Error ? error.message : ''
   if (
     outage.test(sqlState(error) ?? '') ||
-    /Connection terminated|timeout exceeded when trying to connect|Query read timeout|not queryable/i.test(message)
+    /Connection terminated|not currently accepting connections|timeout exceeded when trying to connect|Query read timeout|not queryable/i.test(
+      message,
+    )
   ) {
     return new AppError(
       'database-unavailable',

@@ -209,7 +209,7 @@ async function withDatabase(work: () => Promise<void>): Promise<void> {
       const hopeless = code === '28P01' || code === '28000' || code === '3D000' || code === '42501'
       const waiting =
         ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ETIMEDOUT', 'ECONNRESET', '57P03', '53300'].includes(code ?? '') ||
-        /timeout|terminated/i.test(message)
+        /timeout|terminated|not currently accepting/i.test(message)
       if (hopeless || !waiting || attempt >= 15)
         fail(
           new Error(
