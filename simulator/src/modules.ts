@@ -1,9 +1,20 @@
 import { allowedValues, links, metainfo } from './api/metadata.ts'
 import { indexModules } from './api/module-index.ts'
+import { announcements } from './modules/announcements.ts'
+import { assetModules } from './modules/assets.ts'
+import { attachments } from './modules/attachments.ts'
+import { changes, releases } from './modules/changes.ts'
+import { cmdbModules } from './modules/cmdb.ts'
+import { extraModules } from './modules/extras.ts'
 import { lookupModules } from './modules/lookups.ts'
 import type { Module } from './modules/module.ts'
 import { peopleModules } from './modules/people.ts'
+import { problems } from './modules/problems.ts'
+import { projects } from './modules/projects.ts'
+import { purchasingModules } from './modules/purchasing.ts'
 import { requests } from './modules/requests.ts'
+import { solutionModules } from './modules/solutions.ts'
+import { generalTasks } from './modules/tasks.ts'
 import { templateModules } from './modules/templates.ts'
 
 /** Every module tells what its fields are and what may be done (fact sheet 6). */
@@ -26,8 +37,23 @@ function withMetadata(module: Module): Module {
 }
 
 /** The table of modules: everything the SDP API of the simulator serves. */
-export const modules: readonly Module[] = [requests, ...peopleModules, ...lookupModules, ...templateModules].map(
-  withMetadata,
-)
+export const modules: readonly Module[] = [
+  requests,
+  problems,
+  changes,
+  releases,
+  projects,
+  generalTasks,
+  ...solutionModules,
+  ...assetModules,
+  ...cmdbModules,
+  ...purchasingModules,
+  announcements,
+  attachments,
+  ...extraModules,
+  ...peopleModules,
+  ...lookupModules,
+  ...templateModules,
+].map(withMetadata)
 
 indexModules(modules)

@@ -3,6 +3,7 @@ import { accessTokenOf, personOf } from '../accounts/accounts.ts'
 import { type ScopeOperation, scopesAllow } from '../accounts/scopes.ts'
 import { exchangeOf } from '../exchange.ts'
 import { loginPage, tomcatPage } from '../html.ts'
+import type { Module } from '../modules/module.ts'
 import { modules } from '../modules.ts'
 import type { AccessToken, Portal } from '../state.ts'
 import type { World } from '../world.ts'
@@ -53,7 +54,7 @@ export async function serveApi(
 
 async function answer(world: World, limit: RateLimit, request: FastifyRequest): Promise<Reply> {
   checkUrl(request.url)
-  checkAccept(world, request.headers.accept)
+  checkAccept(world, request)
   const token = authenticate(world, request.headers.authorization)
   limit.spend(world, token.user)
 
@@ -93,8 +94,10 @@ function checkUrl(url: string): void {
   }
 }
 
-function checkAccept(world: World, accept = ''): void {
-  const given = accept.split(',').map(type => type.split(';')[0]?.trim().toLowerCase() ?? '')
+function checkAccept(world: World, request: FastifyRequest): void {
+  // A file is not JSON, so a download may be asked for in any form.
+  if (/\/_?download$/.test(request.url.split('?')[0] ?? '')) return
+  const given = (request.headers.accept ?? '').split(',').map(type => type.split(';')[0]?.trim().toLowerCase() ?? '')
   if (given.some(type => mediaTypes.includes(type))) return
   if (world.faults.switches.wrongAccept === 'login-page') throw new HtmlAnswer(200, loginPage)
   throw new HtmlAnswer(415, tomcatPage(415, 'Unsupported Media Type'))
@@ -172,7 +175,7 @@ function callFor(
   caller: Caller,
   method: string,
   target: Target,
-  { data, form, files }: Input,
+  { data, source, form, files }: Input,
 ): Call {
   return {
     world,
@@ -181,9 +184,10 @@ function callFor(
     method,
     module: target.module,
     record: target.record,
-    parents: target.trail.map(step => step.record),
+    trail: target.trail,
     params: target.what === 'operation' ? target.params : {},
     input: data,
+    inputSource: source,
     form,
     files,
   }
@@ -202,16 +206,18 @@ function checkRole(call: Call, target: Target): void {
   const { caller, module, method } = call
   if (caller.isAdmin) return
   const outermost = target.trail[0]?.module ?? module
-  if (!caller.isTechnician) {
-    const allowed = module.forRequesters ?? []
-    const isAllowed =
-      target.what === 'verb' ? allowed.includes(target.verb) : method === 'GET' && allowed.includes('get')
-    if (!isAllowed) throw fail.notAllowed()
-  }
+  if (!caller.isTechnician && !isForRequesters(module, target, method)) throw fail.notAllowed()
   if (method === 'GET') return
   if (outermost.adminOnly || module.adminOnly) throw fail.notAllowed()
   const deletesTicket = target.what === 'verb' && target.verb === 'delete' && target.trail.length === 0
   if (deletesTicket && !caller.mayDelete) throw fail.notAllowed()
+}
+
+function isForRequesters(module: Module, target: Target, method: string): boolean {
+  const allowed = module.forRequesters ?? []
+  if (target.what === 'verb') return allowed.includes(target.verb)
+  if (method === 'GET' && allowed.includes('get')) return true
+  return target.what === 'operation' && (module.requesterOperations?.includes(target.name) ?? false)
 }
 
 /** Only `input_data` and what the call itself knows may be a parameter (4.3 EXTRA_PARAM_FOUND). */

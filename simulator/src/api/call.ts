@@ -30,15 +30,22 @@ export interface Call {
   module: Module
   /** The record addressed; undefined for a collection. */
   record?: StoredRecord
-  /** Records on the way to the addressed module, outermost first. */
-  parents: StoredRecord[]
+  /** Modules and records on the way to the addressed module, outermost first. */
+  trail: Step[]
   /** Path parameters of an operation. */
   params: Record<string, string>
   /** Parsed `input_data`; undefined when none was sent. */
   input: Record<string, unknown> | undefined
+  /** Whether `input_data` came in the query string or in the body. */
+  inputSource: 'query' | 'body'
   /** Other parameters of query and form. */
   form: Record<string, string>
   files: UploadedFile[]
+}
+
+export interface Step {
+  module: Module
+  record: StoredRecord
 }
 
 /** What goes back: JSON with a status, or a file. */

@@ -154,6 +154,20 @@ const codecs: Record<Field['type'], Codec> = {
         return file ? [showFile(file, call)] : []
       }),
   },
+  rows: {
+    parse: (value, field, path, call) =>
+      parseList(value, field, path).map(element => {
+        if (typeof element !== 'object' || element === null || Array.isArray(element)) throw fail.extraArrayValue(path)
+        const row = parseFields(element as Record<string, unknown>, field.fields ?? {}, call, `${path}.`)
+        const missing = Object.entries(field.fields ?? {}).flatMap(([key, { mandatory }]) =>
+          mandatory && row[key] == null ? `${path}.${key}` : [],
+        )
+        if (missing.length > 0) throw fail.mandatory(missing)
+        return row
+      }),
+    show: (value, field, call) =>
+      (value as Record<string, unknown>[]).map(row => showFields(row, field.fields ?? {}, call)),
+  },
   udf: {
     parse: parseUdfFields,
     show: (value, _field, call) =>
@@ -245,8 +259,11 @@ export function parseFields(
   return parsed
 }
 
+/** Fields that are an empty list when unset. */
+const listTypes: Field['type'][] = ['refs', 'files', 'texts', 'rows']
+
 export function showValue(value: unknown, field: Field, call: Call): unknown {
-  if (value == null) return field.type === 'refs' || field.type === 'files' || field.type === 'texts' ? [] : null
+  if (value == null) return listTypes.includes(field.type) ? [] : null
   return codecs[field.type].show(value, field, call)
 }
 

@@ -5,6 +5,7 @@ import { fail } from './failure.ts'
 export interface Input {
   /** Parsed `input_data`; undefined when none was sent. */
   data: Record<string, unknown> | undefined
+  source: 'query' | 'body'
   /** Other parameters of query and form. */
   form: Record<string, string>
   files: UploadedFile[]
@@ -19,6 +20,7 @@ export interface Input {
 export async function readInput(request: FastifyRequest): Promise<Input> {
   const form: Record<string, string> = Object.fromEntries(new URLSearchParams(request.url.split('?')[1] ?? ''))
   const files: UploadedFile[] = []
+  const fromQuery = form.input_data
   const contentType = request.headers['content-type'] ?? ''
   const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0)
 
@@ -29,7 +31,8 @@ export async function readInput(request: FastifyRequest): Promise<Input> {
   }
 
   const { input_data: text, ...others } = form
-  return { data: text === undefined || text === '' ? undefined : parseObject(text), form: others, files }
+  const data = text === undefined || text === '' ? undefined : parseObject(text)
+  return { data, source: text === fromQuery ? 'query' : 'body', form: others, files }
 }
 
 function parseObject(text: string): Record<string, unknown> {

@@ -23,6 +23,7 @@ const metaTypes: Record<Field['type'], string> = {
   duration: 'long',
   group: 'object',
   files: 'lookup',
+  rows: 'object',
   udf: 'object',
   any: 'object',
 }

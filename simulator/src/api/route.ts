@@ -1,6 +1,6 @@
 import type { Module, Operations, Verb } from '../modules/module.ts'
 import { type Portal, rowById, type StoredRecord } from '../state.ts'
-import type { Call, Reply } from './call.ts'
+import type { Call, Reply, Step } from './call.ts'
 import { fail } from './failure.ts'
 import { parseId } from './references.ts'
 
@@ -15,11 +15,6 @@ export type Target = {
   | { what: 'operation'; run: (call: Call) => Reply; params: Record<string, string>; name: string }
   | { what: 'lookup'; field: string[] }
 )
-
-export interface Step {
-  module: Module
-  record: StoredRecord
-}
 
 export interface RouteOptions {
   /** Whether `close` is as good as `_close` (fact sheet 6). */
@@ -40,7 +35,10 @@ export function route(
   segments: string[],
   options: RouteOptions,
 ): Target {
-  return walk(modules, portal, method, segments, [], options)
+  const [head = '', type, ...rest] = segments
+  // A CI type's API name is part of its module's path (14).
+  const joined = head === 'cmdb' && type ? [`cmdb/${type}`, ...rest] : segments
+  return walk(modules, portal, method, joined, [], options)
 }
 
 function walk(
@@ -65,8 +63,7 @@ function walk(
 
   const id = parseId(first)
   const record = rowById(portal, module.table, id)
-  const isInPlace = record && (trail.length === 0 || record.parent === trail.at(-1)?.record.id)
-  if (!record || !isInPlace || !(module.only?.(record) ?? true)) throw fail.invalidUrl()
+  if (!record || !isInPlace(module, record, trail, portal)) throw fail.invalidUrl()
   const below = rest.slice(1)
   if (below.length === 0) return verb({ ...base, record }, recordVerbs[method])
 
@@ -78,6 +75,13 @@ function walk(
   if (module.offersLookups && method === 'GET' && isLookupPath(module, below))
     return { ...base, record, what: 'lookup', field: below }
   throw fail.invalidUrl()
+}
+
+/** Whether a record is one of the module's, below the record before it. */
+function isInPlace(module: Module, record: StoredRecord, trail: Step[], portal: Portal): boolean {
+  if (!(module.only?.(record) ?? true)) return false
+  const parent = trail.at(-1)?.record
+  return !parent || record.parent === parent.id || (module.isBelow?.(record, parent, portal) ?? false)
 }
 
 function verb(base: { module: Module; trail: Step[]; record?: StoredRecord }, wanted: Verb | undefined): Target {

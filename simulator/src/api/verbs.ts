@@ -12,15 +12,19 @@ export const verbs: Record<Verb, (call: Call) => Reply> = { list, get, add, edit
 
 /** Rows of the addressed collection that the caller may see. */
 export function visibleRows(call: Call): StoredRecord[] {
-  const { module, portal, parents } = call
-  const parent = parents.at(-1)
-  const rows = parent ? childrenOf(portal, module.table, parent.id) : rowsOf(portal, module.table)
-  return rows.filter(row => (module.only?.(row) ?? true) && (module.isVisible?.(row, call) ?? true))
+  const { module, portal, trail } = call
+  if (module.rows) return module.rows(call)
+  const parent = trail.at(-1)?.record
+  const isBelow = (row: StoredRecord) =>
+    !parent || row.parent === parent.id || (module.isBelow?.(row, parent, portal) ?? false)
+  return rowsOf(portal, module.table).filter(
+    row => isBelow(row) && (module.only?.(row) ?? true) && (module.isVisible?.(row, call) ?? true),
+  )
 }
 
 function list(call: Call): Reply {
   const { module } = call
-  const rows = visibleRows(call).filter(row => module.isListed?.(row) ?? true)
+  const rows = visibleRows(call).filter(row => module.isListed?.(row, call) ?? true)
   if (module.table !== 'statuses') return listRows(call, rows, listKeyOf(module), module.listFields)
   const { statusesEndpoint, statusesListKey } = call.world.faults.switches
   return listRows(call, statusesEndpoint === 'empty' ? [] : rows, statusesListKey)
@@ -128,10 +132,10 @@ function keep(record: StoredRecord, sent: Record<string, unknown>, module: Modul
 /** Adds a record to the addressed collection from already checked values; operations use it too. */
 export function addRecord(call: Call, sent: Record<string, unknown>): StoredRecord | Reply {
   const { module, portal, world } = call
-  const parent = call.parents.at(-1)
+  const parent = call.trail.at(-1)
   const record: StoredRecord = {
     id: nextId(portal),
-    ...(parent ? { parent: parent.id } : {}),
+    ...(parent ? { parent: parent.record.id, parentTable: parent.module.table } : {}),
     created_time: world.now(),
     created_by: call.caller.row.id,
     ...module.defaults?.(call),

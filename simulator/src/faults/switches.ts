@@ -67,6 +67,12 @@ export const switches = {
   noteRoot: choice('request_note', ['request_note', 'note', 'both'], 'root of a request note (7.3)'),
   repliesRefused: flag(false, 'POST notifications answers 403 and `_links` does not offer it (7.5)'),
 
+  worklogQueryBreaksReferences: flag(false, 'a worklog whose input comes in the query string loses `owner` (1.4)'),
+
+  // Other modules
+  changeWorkflow: choice('strict', ['strict', 'loose'], 'whether a change may jump over stages (9)'),
+  deleteSolution: choice('purge', ['purge', 'trash-first'], 'whether a solution must be in the trash first (12)'),
+
   // Lookups and metadata
   statusesEndpoint: choice('ok', ['ok', '401', '404', 'empty'], 'what /statuses answers (17.2)'),
   statusesListKey: choice('statuses', ['statuses', 'status'], 'list key of /statuses (17.2)'),

@@ -39,31 +39,35 @@ const deleted = flag({ readOnly: true })
 const inactive = flag()
 const color = text({ maxLength: 20 })
 
-const items: Module = lookup('items', 'item', { description, deleted, subcategory: ref('subcategories') })
-const subcategories: Module = lookup('subcategories', 'subcategory', {
-  description,
-  deleted,
-  category: ref('categories'),
-})
-
-/** Children are kept under their parent record; the top-level twins show the same rows and name the parent. */
-const parentRef = (to: string) => ref(to, { readOnly: true, compute: row => row.parent })
-const nestedItems: Module = {
-  ...items,
-  scopes: undefined,
-  fields: { ...items.fields, subcategory: parentRef('subcategories') },
-  referenceFields: ['id', 'name'],
-  isVisible: (row, call) => !call.world.faults.switches.subcategoryLag || row.isFresh !== true,
+/** Subcategories and items are kept under their parent and name it; new ones may lag in lists (18.12). */
+function dependent(path: string, root: string, parentKey: string, parentTable: string, children: Module[]): Module {
+  const parent = ref(parentTable, { readOnly: true, compute: row => row.parent })
+  return lookup(
+    path,
+    root,
+    { description, deleted, [parentKey]: parent },
+    {
+      referenceFields: ['id', 'name'],
+      children,
+      defaults: () => ({ isFresh: true }),
+      isListed: (row, call) => !call.world.faults.switches.subcategoryLag || row.isFresh !== true,
+    },
+  )
 }
-const nestedSubcategories: Module = {
-  ...nestedItems,
-  ...subcategories,
-  scopes: undefined,
-  isVisible: nestedItems.isVisible,
-  fields: { ...subcategories.fields, category: parentRef('categories') },
-  referenceFields: ['id', 'name'],
-  defaults: () => ({ isFresh: true }),
-  children: [nestedItems],
+const items = dependent('items', 'item', 'subcategory', 'subcategories', [])
+const subcategories = dependent('subcategories', 'subcategory', 'category', 'categories', [items])
+
+function stages(path: string, root: string): Module {
+  return lookup(path, root, { internal_name: text({ readOnly: true }), stage_index: integer({ readOnly: true }) })
+}
+
+function stagedStatuses(path: string, root: string, stageTable: string): Module {
+  return lookup(
+    path,
+    root,
+    { internal_name: text({ readOnly: true }), stage: ref(stageTable) },
+    { referenceFields: ['id', 'name', 'internal_name', 'stage'] },
+  )
 }
 
 export const lookupModules: Module[] = [
@@ -71,10 +75,10 @@ export const lookupModules: Module[] = [
     'categories',
     'category',
     { description, deleted, technician: technician() },
-    { children: [nestedSubcategories], referenceFields: ['id', 'name', 'deleted'] },
+    { children: [subcategories], referenceFields: ['id', 'name', 'deleted'] },
   ),
-  { ...nestedSubcategories, verbs: readVerbs, scopes: setup, defaults: undefined },
-  { ...nestedItems, verbs: readVerbs, scopes: setup },
+  { ...subcategories, verbs: readVerbs },
+  { ...items, verbs: readVerbs },
   lookup('priorities', 'priority', { description, color, deleted }, { referenceFields: ['id', 'name', 'color'] }),
   lookup('urgencies', 'urgency', { description, deleted }, { referenceFields: ['id', 'name'] }),
   lookup('impacts', 'impact', { description, deleted }, { referenceFields: ['id', 'name'] }),
@@ -139,7 +143,36 @@ export const lookupModules: Module[] = [
   lookup('worklog_types', 'worklog_type', { description, color }, { referenceFields: ['id', 'name'] }),
   lookup('task_types', 'task_type', { description, color }, { referenceFields: ['id', 'name', 'color'] }),
   lookup('tags', 'tag', {}),
+  lookup('checklist_templates', 'checklist_template', { description }, { referenceFields: ['id', 'name'] }),
+  lookup('space_campuses', 'space_campus', { site: ref('sites') }),
+  lookup('space_buildings', 'space_building', { campus: ref('space_campuses') }),
+  lookup('space_floors', 'space_floor', { building: ref('space_buildings') }),
+  lookup('space_rooms', 'space_room', { floor: ref('space_floors') }),
   lookup('slas', 'sla', { description, due_by_hours: integer() }, { verbs: [], referenceFields: ['id', 'name'] }),
   lookup('approval_statuses', 'approval_status', {}, { verbs: [] }),
+  lookup(
+    'change_types',
+    'change_type',
+    { description, color, pre_approved: flag() },
+    { referenceFields: ['id', 'name', 'color', 'pre_approved'] },
+  ),
+  lookup('change_risks', 'change_risk', { description }, { referenceFields: ['id', 'name'] }),
+  lookup('reason_for_changes', 'reason_for_change', { description }, { referenceFields: ['id', 'name'] }),
+  stages('change_stages', 'change_stage'),
+  stagedStatuses('change_statuses', 'change_status', 'change_stages'),
+  stages('release_stages', 'release_stage'),
+  stagedStatuses('release_statuses', 'release_status', 'release_stages'),
+  lookup('release_types', 'release_type', { description, color }, { referenceFields: ['id', 'name', 'color'] }),
+  lookup('reason_for_releases', 'reason_for_release', { description }, { referenceFields: ['id', 'name'] }),
+  lookup('project_statuses', 'project_status', { color }, { referenceFields: ['id', 'name', 'color'] }),
+  lookup('project_types', 'project_type', { description }, { referenceFields: ['id', 'name'] }),
+  lookup('project_roles', 'project_role', { description }, { referenceFields: ['id', 'name'] }),
+  lookup('project_templates', 'project_template', {}),
+  lookup('solution_statuses', 'solution_status', {}, { verbs: [] }),
+  lookup('solution_templates', 'solution_template', {}),
+  lookup('contract_types', 'contract_type', {}),
+  lookup('contract_statuses', 'contract_status', {}, { verbs: [] }),
+  lookup('purchase_order_statuses', 'purchase_order_status', {}, { verbs: [] }),
+  lookup('purchase_order_templates', 'purchase_order_template', {}),
   lookup('services', 'service', { description }, { referenceFields: ['id', 'name'] }),
 ]

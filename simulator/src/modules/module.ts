@@ -1,5 +1,5 @@
 import type { Call, Reply } from '../api/call.ts'
-import type { StoredRecord } from '../state.ts'
+import type { Portal, StoredRecord } from '../state.ts'
 
 /**
  * The vocabulary of the module table. A field is described once and from that the engine knows how to check it,
@@ -21,6 +21,7 @@ export type FieldType =
   | 'duration'
   | 'group'
   | 'files'
+  | 'rows'
   | 'udf'
   | 'any'
 
@@ -105,10 +106,16 @@ export interface Module {
   adminOnly?: boolean
   /** Requesters may read and add too. */
   forRequesters?: readonly Verb[]
+  /** Operations on a record that requesters may carry out too. */
+  requesterOperations?: readonly string[]
   /** Who sees a record, when not everybody. */
   isVisible?: (record: StoredRecord, call: Call) => boolean
   /** Which visible records a list shows; the rest is reached by id only (trash). */
-  isListed?: (record: StoredRecord) => boolean
+  isListed?: (record: StoredRecord, call: Call) => boolean
+  /** Rows that are below `parent` without being its direct children (tasks of a project's milestones). */
+  isBelow?: (record: StoredRecord, parent: StoredRecord, portal: Portal) => boolean
+  /** The rows of a collection that is gathered from other tables (conversations). */
+  rows?: (call: Call) => StoredRecord[]
   /** Refuses `page` in list_info (3.1, project tasks). */
   refusesPage?: boolean
   /** Status of a create that the switch does not decide (task comments: 201). */
@@ -150,6 +157,11 @@ export const group = (fields: Fields, options: Options = {}): Field => ({ type: 
 export const ref = (to: string, options: Options = {}): Field => ({ type: 'ref', to, ...options })
 export const refs = (to: string, options: Options = {}): Field => ({ type: 'refs', to, ...options })
 export const files = (options: Options = {}): Field => ({ type: 'files', to: 'attachments', ...options })
+/** A choice from fixed names that travels as `{"name": ...}`. */
+export const oneOfNames = (names: readonly string[], options: Options = {}): Field =>
+  group({ name: text({ oneOf: names }) }, options)
+/** A list of small objects such as the lines of a purchase order. */
+export const rows = (fields: Fields, options: Options = {}): Field => ({ type: 'rows', fields, ...options })
 export const udfFields = (): Field => ({ type: 'udf' })
 /** A person of the portal. */
 export const user = (options: Options = {}): Field => ref('users', options)

@@ -26,6 +26,7 @@ const fields: Module['fields'] = {
   associated_sites: refs('sites', { readOnly: true }),
   cost_per_hour: money(),
   status: text({ readOnly: true }),
+  user_type: text({ readOnly: true, compute: row => (row.is_technician === true ? 'Technician' : 'User') }),
 }
 
 /** The shape of a person inside another record (fact sheet 5). */

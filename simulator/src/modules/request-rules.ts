@@ -4,6 +4,7 @@ import { fail } from '../api/failure.ts'
 import { lockedFields } from '../api/metadata.ts'
 import { removeDeep } from '../api/verbs.ts'
 import { recordHistory } from '../operations/history.ts'
+import { trash } from '../operations/trash.ts'
 import { builtInId, rowById, rowByName, rowsOf, type StoredRecord } from '../state.ts'
 import type { Change } from './module.ts'
 
@@ -161,10 +162,5 @@ export function removeRequest(record: StoredRecord, call: Call): void {
     removeDeep(call, record)
     return
   }
-  trashRequest(record, call)
-}
-
-export function trashRequest(record: StoredRecord, call: Call): void {
-  Object.assign(record, { is_trashed: true, deleted_time: call.world.now(), deleted_by: call.caller.row.id })
-  recordHistory(call, record, undefined, 'DELETE')
+  trash(record, call)
 }

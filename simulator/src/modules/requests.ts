@@ -1,7 +1,11 @@
 import type { Call } from '../api/call.ts'
 import { inViewScope } from '../api/permissions.ts'
 import { requestOperations } from '../operations/request-operations.ts'
-import { childrenOf, rowById, type StoredRecord } from '../state.ts'
+import { uploadCollectionOperations } from '../operations/uploads.ts'
+import { childrenOf, rowById, rowsOf, type StoredRecord } from '../state.ts'
+import { approvalLevelsOf } from './approvals.ts'
+import { checklists } from './checklists.ts'
+import { conversations, drafts, history, notifications } from './conversations.ts'
 import {
   allVerbs,
   anything,
@@ -26,6 +30,8 @@ import {
 import { requestNotes } from './notes.ts'
 import { afterRequestSaved, beforeRequestSaved, newRequestValues, removeRequest } from './request-rules.ts'
 import { requestViews } from './request-views.ts'
+import { tasksOf } from './tasks.ts'
+import { worklogsOf } from './worklogs.ts'
 
 const plainText = (html: unknown) =>
   String(html ?? '')
@@ -42,6 +48,14 @@ const hasChildren = (table: string) => (record: StoredRecord, call: Call) =>
 
 const due = (key: string) => (record: StoredRecord, call: Call) =>
   isInProgress(record, call) && typeof record[key] === 'number' && record[key] < call.world.now()
+
+/** Whoever is asked to approve sees the ticket. */
+function isApprover(record: StoredRecord, call: Call): boolean {
+  return rowsOf(call.portal, 'approvals').some(
+    one =>
+      one.approver === call.caller.row.id && rowById(call.portal, 'approval_levels', one.parent)?.parent === record.id,
+  )
+}
 
 const closureCode = ref('closure_codes', {
   only: row => (row.module as { name?: string } | undefined)?.name === 'request',
@@ -144,7 +158,7 @@ const given: Module['fields'] = readOnly({
   completed_by_denial: flag(),
   has_attachments: flag({ compute: record => ((record.attachments as string[] | undefined) ?? []).length > 0 }),
   has_notes: flag({ compute: hasChildren('request_notes') }),
-  has_draft: flag(),
+  has_draft: flag({ compute: hasChildren('drafts') }),
   has_linked_requests: flag({ compute: hasChildren('request_links') }),
   has_problem: flag({ compute: record => record.problem != null }),
   has_project: flag({ compute: record => record.project != null }),
@@ -208,7 +222,7 @@ export const requests: Module = {
   referenceFields: ['id', 'display_id', 'subject'],
   defaultSort: { field: 'created_time', order: 'desc' },
   views: requestViews,
-  isVisible: inViewScope,
+  isVisible: (record, call) => inViewScope(record, call) || isApprover(record, call),
   isListed: record => record.is_trashed !== true,
   defaults: newRequestValues,
   extraMandatory(sent, { world }) {
@@ -221,5 +235,16 @@ export const requests: Module = {
   afterSave: afterRequestSaved,
   onDelete: removeRequest,
   operations: requestOperations,
-  children: [requestNotes],
+  collectionOperations: uploadCollectionOperations,
+  children: [
+    requestNotes,
+    tasksOf('request', 'requests'),
+    worklogsOf('request', 'requests'),
+    checklists,
+    approvalLevelsOf('request', 'requests'),
+    conversations,
+    notifications,
+    drafts,
+    history,
+  ],
 }

@@ -3,14 +3,14 @@ import { done, one } from '../api/envelope.ts'
 import { fail } from '../api/failure.ts'
 import { parseFields } from '../api/fields.ts'
 import { editRecord, isReply, recordOf, rootInput, show } from '../api/verbs.ts'
-import { flag, html, type Operations, technician } from '../modules/module.ts'
+import { flag, html, type Operations, refs, technician } from '../modules/module.ts'
 import { rowByName } from '../state.ts'
+import { refuseInput } from './refuse-input.ts'
+import { linkOperations } from './request-links.ts'
+import { requestSummary } from './request-summary.ts'
 import { templateWithLayout } from './templates.ts'
-
-/** Refuses any `input_data` where a call takes none (fact sheet 18.15). */
-export function refuseInput(call: Call): void {
-  for (const key of Object.keys(call.input ?? {})) throw fail.extraKey(key)
-}
+import { trashOperations } from './trash.ts'
+import { uploadOperations } from './uploads.ts'
 
 /** `PUT /requests/{id}/_close` with an optional `closure_info`; without what closing requires it answers 3000 (7.1, 18.4). */
 function close(call: Call): Reply {
@@ -54,6 +54,14 @@ function setResolution(call: Call): Reply {
   return isReply(edited) ? edited : one('resolution', resolutionOf({ ...call, record: edited }))
 }
 
+/** `PUT /requests/{id}/tag` with `{"tags":[{"id"}]}`: these tags and no others. */
+function tag(call: Call): Reply {
+  for (const key of Object.keys(call.input ?? {})) if (key !== 'tags') throw fail.extraKey(key)
+  if (call.input?.tags === undefined) throw fail.mandatory(['tags'])
+  const tagged = editRecord(call, recordOf(call), parseFields(call.input, { tags: refs('tags') }, call))
+  return isReply(tagged) ? tagged : one('request', show(tagged, call))
+}
+
 export const requestOperations: Operations = {
   'PUT close': close,
   'PUT pickup': pickup,
@@ -61,6 +69,11 @@ export const requestOperations: Operations = {
   'GET /resolutions': getResolution,
   'POST /resolutions': setResolution,
   'PUT /resolutions': setResolution,
+  'GET summary': requestSummary,
+  'PUT tag': tag,
+  ...trashOperations,
+  ...linkOperations,
+  ...uploadOperations,
   'GET /template/:templateId/_get_template_with_layout': call =>
     templateWithLayout(call, call.params.templateId ?? '', call.module),
 }

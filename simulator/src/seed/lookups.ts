@@ -160,6 +160,8 @@ export function seedLookups(portal: Portal): void {
   fill(portal, 'worklog_types', named('Remote Support', 'On Site', 'Research', 'Travel'))
   fill(portal, 'task_types', named('Analysis', 'Implementation', 'Verification', 'Communication'))
   fill(portal, 'tags', named('vip', 'recurring', 'needs-vendor'))
+  fill(portal, 'checklist_templates', named('New laptop', 'Leaver'))
+  seedSpace(portal)
   fill(portal, 'services', named('E-Mail Service', 'Network Service', 'ERP Service', 'Workplace Service'))
   fill(portal, 'slas', [
     [null, { name: 'High SLA', due_by_hours: 8 }],
@@ -173,10 +175,94 @@ export function seedLookups(portal: Portal): void {
       ? named('Desktop Support', 'Applications', 'Security', 'Service Desk')
       : named('HR Operations', 'Benefits Team')),
   ])
+  seedWorkflows(portal)
   fillCategories(portal, isIt ? itCategories : hrCategories)
   seedRoles(portal)
   seedTemplates(portal)
   if (isIt) seedUdfFields(portal)
+}
+
+/** Stages with the statuses that belong to them; status names may repeat between stages. */
+type Workflow = Record<string, string[]>
+
+const changeWorkflow: Workflow = {
+  Submission: ['Requested', 'Accepted'],
+  Planning: ['Planning In Progress', 'Planned'],
+  'CAB Evaluation': ['CAB Pending', 'CAB Approved', 'CAB Rejected'],
+  Implementation: ['Implementation In Progress', 'Implemented'],
+  UAT: ['UAT In Progress', 'UAT Passed'],
+  Release: ['Release In Progress', 'Released'],
+  Review: ['Review In Progress', 'Reviewed'],
+  Close: ['Completed', 'Canceled'],
+}
+const releaseWorkflow: Workflow = {
+  Submission: ['Requested', 'Accepted'],
+  Planning: ['Planning In Progress', 'Planned'],
+  Development: ['Development In Progress', 'Developed'],
+  Testing: ['Testing In Progress', 'Tested'],
+  Deployment: ['Deployment In Progress', 'Deployed'],
+  Close: ['Completed', 'Canceled'],
+}
+
+function fillWorkflow(portal: Portal, kind: string, workflow: Workflow): void {
+  for (const [i, [name, statuses]] of Object.entries(workflow).entries()) {
+    const internal = name.replace(/ /g, '')
+    const stage = insert(portal, `${kind}_stages`, {
+      id: nextId(portal),
+      name,
+      internal_name: internal,
+      stage_index: i + 1,
+    })
+    for (const status of statuses) {
+      const row = { name: status, internal_name: status.replace(/ /g, ''), stage: stage.id }
+      insert(portal, `${kind}_statuses`, { id: nextId(portal), ...row })
+    }
+  }
+}
+
+/** What changes, releases, projects, articles, contracts and orders choose from. */
+function seedWorkflows(portal: Portal): void {
+  fillWorkflow(portal, 'change', changeWorkflow)
+  fillWorkflow(portal, 'release', releaseWorkflow)
+  fill(portal, 'change_types', [
+    [null, { name: 'Standard', color: '#288251', pre_approved: true }],
+    [null, { name: 'Minor', color: '#666666', pre_approved: false }],
+    [null, { name: 'Major', color: '#ff9900', pre_approved: false }],
+    [null, { name: 'Emergency', color: '#ff0000', pre_approved: false }],
+  ])
+  fill(portal, 'change_risks', named('High', 'Medium', 'Low'))
+  fill(portal, 'reason_for_changes', named('Fix', 'Upgrade', 'Legal', 'New service'))
+  fill(portal, 'release_types', named('Major', 'Minor', 'Emergency'))
+  fill(portal, 'reason_for_releases', named('New features', 'Fixes'))
+  fill(portal, 'project_statuses', named('Open', 'In Progress', 'On Hold', 'Completed', 'Canceled'))
+  fill(portal, 'project_types', named('Infrastructure', 'Application', 'Compliance'))
+  fill(portal, 'project_roles', named('Project Manager', 'Member', 'Viewer'))
+  fill(portal, 'project_templates', named('Default Project'))
+  fill(portal, 'solution_statuses', named('UnApproved', 'Approval Pending', 'Approved', 'Rejected', 'Published'))
+  fill(portal, 'solution_templates', named('Default Solution'))
+  fill(portal, 'contract_types', named('Lease', 'Maintenance', 'Support'))
+  fill(portal, 'contract_statuses', named('Open', 'Active', 'Expired'))
+  fill(portal, 'purchase_order_statuses', named('Open', 'Ordered', 'Partially Received', 'Received', 'Closed'))
+  fill(portal, 'purchase_order_templates', named('Default Purchase Order'))
+  fill(portal, 'request_maintenances', [
+    [null, { name: 'Check UPS batteries', schedule: { frequency: 'monthly' }, inactive: false }],
+  ])
+  fill(portal, 'change_maintenances', [
+    [null, { name: 'Patch test servers', schedule: { frequency: 'weekly' }, inactive: false }],
+  ])
+}
+
+function seedSpace(portal: Portal): void {
+  fill(portal, 'space_campuses', [[null, { name: 'Rotterdam Campus', site: idOf(portal, 'sites', 'Rotterdam') }]])
+  fill(portal, 'space_buildings', [
+    [null, { name: 'Building B', campus: idOf(portal, 'space_campuses', 'Rotterdam Campus') }],
+  ])
+  fill(portal, 'space_floors', [[null, { name: 'Floor 2', building: idOf(portal, 'space_buildings', 'Building B') }]])
+  const floor = idOf(portal, 'space_floors', 'Floor 2')
+  fill(portal, 'space_rooms', [
+    [null, { name: 'B-210', floor }],
+    [null, { name: 'B-214', floor }],
+  ])
 }
 
 function seedRoles(portal: Portal): void {

@@ -1,6 +1,12 @@
-import { emptyState, newPortal, type State, stableHex } from '../state.ts'
+import { emptyState, newPortal, type Portal, type State, stableHex } from '../state.ts'
+import { seedEstate } from './estate.ts'
+import { seedKnowledge } from './knowledge.ts'
 import { seedLookups } from './lookups.ts'
 import { seedPeople, serverClient } from './people.ts'
+import { seedPractices } from './practices.ts'
+import { seedProjects } from './projects.ts'
+import { Random } from './random.ts'
+import { seedRequestDetails } from './request-details.ts'
 import { seedRequests } from './requests.ts'
 
 export interface SeedOptions {
@@ -33,5 +39,16 @@ export function seed({ now, tickets, redirectUris = defaultRedirectUris }: SeedO
   })
   if (!tickets) return state
   for (const portal of state.portals) seedRequests(portal, now)
+  const itdesk = state.portals[0]
+  if (itdesk) seedItDesk(itdesk, now)
   return state
+}
+
+/** The IT desk has more than tickets; the HR desk is small. */
+function seedItDesk(portal: Portal, now: number): void {
+  seedEstate(portal, now, new Random(4_711))
+  seedRequestDetails(portal, now)
+  seedPractices(portal, now)
+  seedProjects(portal, now)
+  seedKnowledge(portal, now)
 }
