@@ -13,30 +13,13 @@ type Target = {
   /** folder of the package; the entry is `src/main.ts` in it, the result `dist/main.mjs` */
   name: string
   /** smaller source to read at start; names stay, so that stack traces still tell something */
-  minifyWhitespace: boolean
+  minifyWhitespace?: boolean
+  plugins?: Plugin[]
   /** what the program reads from beside its bundle */
   copy?: (dist: string) => Promise<void>
 }
 
 const root = dirname(import.meta.dirname)
-
-const targets: Target[] = [
-  { name: 'instance', minifyWhitespace: true },
-  {
-    name: 'control-plane',
-    minifyWhitespace: false,
-    async copy(dist) {
-      await copyFolder(join(root, 'migrations'), join(dist, 'migrations'), '.sql')
-      await copyFolder(join(root, 'docs', 'errors'), join(dist, 'errors'), '.md')
-      const ui = packageFolder('control-plane', '@fastify/swagger-ui')
-      await cp(join(ui, 'static'), join(dist, 'static'), {
-        recursive: true,
-        filter: source => !source.endsWith('.map'),
-      })
-    },
-  },
-  { name: 'simulator', minifyWhitespace: false },
-]
 
 // CommonJS dependencies expect these; as properties of the global object they cannot clash with a module's own names.
 const commonJsGlobals = `import { createRequire as sdpCreateRequire } from 'node:module'
@@ -51,17 +34,20 @@ globalThis.__dirname ??= import.meta.dirname`
 const optionalNatives = ['*.node', 'cpu-features', 'pg-native', 'bufferutil', 'utf-8-validate']
 
 /** dockerode's image building needs gRPC and protobuf, a third of its weight. We never build images through it. */
-const withoutImageBuilding: Plugin = {
-  name: 'without-image-building',
-  setup(bundle) {
-    bundle.onResolve({ filter: /^\.\/(session|buildkit)$/ }, ({ path, importer }) =>
-      importer.includes(`${join('node_modules', 'dockerode', 'lib')}`) ? { path, namespace: 'left-out' } : undefined,
-    )
-    bundle.onLoad({ filter: /.*/, namespace: 'left-out' }, ({ path }) => ({
-      contents: `module.exports = () => { throw new Error("dockerode's ${path} is not part of this bundle (docker/bundle.ts)") }`,
-    }))
-  },
-}
+const withoutImageBuilding = leaveOut({
+  filter: /^\.\/(session|buildkit)$/,
+  importer: join('node_modules', 'dockerode', 'lib'),
+  contents: 'module.exports = () => { throw new Error("docker/bundle.ts leaves out how dockerode builds images") }',
+})
+
+/** Only somebody who runs an instance alone, with a database, needs them there; and that is done from a checkout. */
+const withoutMigrations = leaveOut({
+  filter: /^@sdp-mcp\/migrations$/,
+  importer: '',
+  contents: `export const migrate = () => {
+    throw new Error('this image carries no migrations, because the control plane runs them. Start the instance from a checkout (start-user-instance.sh), or let it keep its tokens in a file')
+  }`,
+})
 
 /** @fastify/swagger-ui finds its assets relative to its own files; in a bundle they lie in `static` beside it. */
 const swaggerUiAssets: Plugin = {
@@ -78,6 +64,24 @@ const swaggerUiAssets: Plugin = {
     })
   },
 }
+
+const targets: Target[] = [
+  { name: 'instance', minifyWhitespace: true, plugins: [withoutMigrations] },
+  {
+    name: 'control-plane',
+    plugins: [withoutImageBuilding, swaggerUiAssets],
+    async copy(dist) {
+      await copyFolder(join(root, 'migrations'), join(dist, 'migrations'), '.sql')
+      await copyFolder(join(root, 'docs', 'errors'), join(dist, 'errors'), '.md')
+      const ui = packageFolder('control-plane', '@fastify/swagger-ui')
+      await cp(join(ui, 'static'), join(dist, 'static'), {
+        recursive: true,
+        filter: source => !source.endsWith('.map'),
+      })
+    },
+  },
+  { name: 'simulator' },
+]
 
 const names = targets.map(target => target.name)
 const wanted = process.argv.slice(2)
@@ -99,19 +103,34 @@ for (const target of targets.filter(({ name }) => wanted.length === 0 || wanted.
     platform: 'node',
     target: 'node24',
     format: 'esm',
-    minifyWhitespace: target.minifyWhitespace,
+    minifyWhitespace: target.minifyWhitespace ?? false,
     // kept beside the bundle for whoever debugs; images leave it out, because Node would hold it parsed in memory
     sourcemap: 'external',
     legalComments: 'external',
     banner: { js: commonJsGlobals },
     external: optionalNatives,
-    plugins: [withoutImageBuilding, swaggerUiAssets],
+    plugins: target.plugins ?? [],
     metafile: true,
     logLevel: 'warning',
   }).catch(() => stop(`${target.name} could not be bundled; esbuild's reasons are above.`))
   await target.copy?.(dist)
   const bytes = result.metafile.outputs[relative(root, join(dist, 'main.mjs'))]?.bytes ?? 0
   process.stdout.write(`${relative(root, dist)}/main.mjs ${(bytes / 1_048_576).toFixed(2)} MiB\n`)
+}
+
+/** Puts `contents` in the place of a module, where files whose path contains `importer` ask for it. */
+function leaveOut({ filter, importer, contents }: { filter: RegExp; importer: string; contents: string }): Plugin {
+  return {
+    name: `leave-out ${filter.source}`,
+    setup(bundle) {
+      bundle.onResolve({ filter }, request =>
+        request.importer.includes(importer)
+          ? { path: request.path, namespace: `left-out ${filter.source}` }
+          : undefined,
+      )
+      bundle.onLoad({ filter: /.*/, namespace: `left-out ${filter.source}` }, () => ({ contents }))
+    },
+  }
 }
 
 /** Copies the files with that ending, not what lies deeper. */

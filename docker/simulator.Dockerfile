@@ -10,11 +10,11 @@ FROM base AS build
 ARG SDP_PREBUILT=0
 WORKDIR /source
 COPY . .
-RUN sh docker/bundle-inside.sh simulator /bundle
+RUN sh docker/bundle-inside.sh simulator /app
 
 FROM scratch
 COPY --from=base /root-file-system/ /
-COPY --from=build /bundle/ /app/
+COPY --from=build /app/ /app/
 ENV PATH=/usr/local/bin NODE_ENV=production
 WORKDIR /app
 USER 10001:10001
