@@ -25,7 +25,7 @@ export function createGrants(context: Pick<InstanceContext, 'tokens' | 'now' | '
       known = scopes
       if (isChanged) for (const listener of listeners) listener()
     } catch (error) {
-      context.log.warn({ event: 'grants.unreadable', err: error }, 'granted scopes could not be read')
+      context.log.warn({ err: error }, 'grants.unreadable')
     }
   }
 

@@ -1,3 +1,4 @@
+import { type Completions, createCompletions } from './completions.ts'
 import type { InstanceContext } from './context.ts'
 import { createGrants, type Grants } from './grants.ts'
 import { createSdpClient, type SdpClient } from './sdp/client.ts'
@@ -23,12 +24,13 @@ export type Services = {
   requests: Requests
   confirmations: Confirmations
   undo: Undo
+  completions: Completions
 }
 
 /** Builds the shared part once per instance. */
 export function buildServices(context: InstanceContext): Services {
   const records = createRecords(context)
-  return {
+  const services = {
     context,
     grants: createGrants(context),
     client: createSdpClient(context),
@@ -41,4 +43,5 @@ export function buildServices(context: InstanceContext): Services {
     confirmations: createConfirmations(context),
     undo: createUndo(context),
   }
+  return { ...services, completions: createCompletions(services) }
 }

@@ -143,7 +143,7 @@ export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens
     const raw = await readText(response, request, signal)
     const body = parseBody(raw)
     const details: SdpErrorDetails = { call, retryAfterSeconds: retryAfter(response, context.now()) }
-    context.log.debug({ event: 'sdp.call', call, httpStatus: response.status }, 'SDP answered')
+    context.log.debug({ call, httpStatus: response.status }, 'sdp.call.answered')
     if (response.status >= 300 && response.status < 400) throw failure(response.status, undefined, details)
     if (response.ok && raw.trim() === '' && request.method !== 'GET') return empty(response)
     if (body === undefined || !response.ok || !isSuccess(body)) {

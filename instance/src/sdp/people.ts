@@ -101,7 +101,8 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
   /** Zoho's own answer; needs the scope AaaServer.profile.READ (fact sheet 2.6). */
   async function zohoIdentity(sdp: Sdp): Promise<{ email?: string; name?: string } | undefined> {
     const { scopes } = await context.tokens.status()
-    if (!scopes.some(scope => /^AaaServer\.profile\.(READ|ALL)$/i.test(scope))) return undefined
+    // Zoho does not always tell the scopes; then it is worth one try
+    if (scopes.length > 0 && !scopes.some(scope => /^AaaServer\.profile\.(READ|ALL)$/i.test(scope))) return undefined
     const token = await context.tokens.accessToken(sdp.signal)
     const response = await context.fetch(new URL('/oauth/user/info', context.sdp.accountsUrl), {
       headers: { Authorization: `Zoho-oauthtoken ${token}` },

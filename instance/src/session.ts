@@ -1,0 +1,175 @@
+import { randomBytes } from 'node:crypto'
+import type { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
+import type { RequestHandlerExtra } from '@modelcontextprotocol/sdk/shared/protocol.js'
+import type { CallToolResult, ServerNotification, ServerRequest } from '@modelcontextprotocol/sdk/types.js'
+import type { InstanceContext } from './context.ts'
+import type { Toolset } from './contract.ts'
+import type { Services } from './services.ts'
+import { catalogue } from './tools/catalogue.ts'
+import type { Tool, ToolCall } from './tools/define.ts'
+import { describeFailure, type Outcome, success } from './tools/result.ts'
+import { authorizationSteps, covers } from './tools/scopes.ts'
+
+/** What a session narrows by header or URL; it never widens what the administrator allows. */
+export type SessionOptions = {
+  toolsets?: Toolset[]
+  readOnly?: boolean
+  /** told after each tool call, for usage counting: no bodies, no tokens */
+  onToolCall?: (record: ToolCallRecord) => void
+}
+
+export type ToolCallRecord = {
+  tool: string
+  /** the id or number the call was about, as the client gave it */
+  target?: string
+  /** `ok`, or the kind of failure */
+  outcome: string
+  durationMs: number
+  sdpCalls: number
+  requestId: string
+}
+
+export type Extra = RequestHandlerExtra<ServerRequest, ServerNotification>
+
+/** One client's view of the tools: which there are, and running them. */
+export interface Session {
+  /** The tools of this session, as granted at the moment. */
+  offered(): Promise<Tool[]>
+  /** Runs a tool for a client; never throws, failures are results. */
+  run(tool: Tool, args: unknown, extra: Extra): Promise<CallToolResult>
+  /** Runs a tool on behalf of a resource or a prompt. @throws Error with the text a model can act on */
+  read(toolName: string, args: unknown, extra: Pick<Extra, 'signal'>): Promise<Outcome>
+  /** Whether a tool is within the session's toolsets, whatever scopes are granted. */
+  mayOffer(name: string): boolean
+  /** Says why a tool is missing: unknown, or known but not for this session. */
+  absence(name: string): string
+}
+
+/**
+ * Effective tools = toolsets the administrator allows, narrowed by the session, by read-only and by the granted Zoho
+ * scopes. A tool outside of them does not exist for this session; it is not refused at run time.
+ */
+export function createSession(
+  context: InstanceContext,
+  services: Services,
+  mcp: McpServer,
+  options: SessionOptions,
+): Session {
+  const toolsets = context.toolsets.filter(toolset => !options.toolsets || options.toolsets.includes(toolset))
+  const readOnly = context.readOnly || options.readOnly === true
+  const allowed = catalogue.filter(tool => toolsets.includes(tool.toolset) && !(readOnly && tool.effect !== 'read'))
+
+  async function offered(): Promise<Tool[]> {
+    const granted = await services.grants.scopes()
+    return allowed.filter(tool => tool.scopes.every(scope => covers(granted, scope)))
+  }
+
+  /** Runs a tool once, with everything it needs; logs and counts it whatever happens. */
+  async function perform(tool: Tool, args: unknown, extra: Partial<Extra> & Pick<Extra, 'signal'>): Promise<Outcome> {
+    const startedAt = performance.now()
+    const requestId = randomBytes(6).toString('hex')
+    let sdpCalls = 0
+    let outcome = 'ok'
+    const sdp = services.client.bind({ signal: extra.signal, onRequest: () => sdpCalls++ })
+    const call: ToolCall = {
+      ...services,
+      sdp,
+      signal: extra.signal,
+      session: { toolsets, readOnly, tools: (await offered()).map(({ name }) => name) },
+      zone: async () => (await services.site.portal(sdp)).timeZone,
+      progress: (done, total, message) => progress(extra, done, total, message),
+      ask: question => ask(mcp, question, extra.signal),
+    }
+    try {
+      return await tool.run(args, call)
+    } catch (error) {
+      const failure = describeFailure(error, {
+        authorizationSteps: authorizationSteps({ ...context, toolsets, readOnly }),
+        isWrite: tool.effect !== 'read',
+        reference: requestId,
+      })
+      outcome = failure.kind
+      if (outcome === 'internal') {
+        context.log.error({ tool: tool.name, requestId, err: error }, 'tool.broken')
+      }
+      throw new ToolFailure(failure.text)
+    } finally {
+      const durationMs = Math.round(performance.now() - startedAt)
+      const record = { tool: tool.name, target: target(args), outcome, durationMs, sdpCalls, requestId }
+      context.log.info(record, 'tool.called')
+      options.onToolCall?.(record)
+    }
+  }
+
+  function absence(name: string): string {
+    const known = catalogue.find(tool => tool.name === name)
+    if (!known) return `Unknown tool "${name}".`
+    if (!context.toolsets.includes(known.toolset)) {
+      return `The tool "${name}" belongs to the toolset "${known.toolset}", which the administrator has not enabled for this user.`
+    }
+    if (!toolsets.includes(known.toolset)) return `The tool "${name}" is switched off for this session.`
+    if (readOnly && known.effect !== 'read') return `The tool "${name}" writes; this session is read-only.`
+    return `The tool "${name}" needs the Zoho scopes ${known.scopes.join(', ')}, which were not granted.`
+  }
+
+  return {
+    offered,
+    mayOffer: name => allowed.some(tool => tool.name === name),
+    absence,
+    async run(tool, args, extra) {
+      try {
+        return success(await perform(tool, args, extra), tool.requiredLists)
+      } catch (error) {
+        if (!(error instanceof ToolFailure)) throw error
+        return { content: [{ type: 'text', text: error.message }], isError: true }
+      }
+    },
+    async read(toolName, args, extra) {
+      const tool = (await offered()).find(({ name }) => name === toolName)
+      if (!tool) throw new ToolFailure(absence(toolName))
+      return perform(tool, args, extra)
+    },
+  }
+}
+
+/** A failure already put into words for the model. */
+export class ToolFailure extends Error {}
+
+async function progress(extra: Partial<Extra>, done: number, total: number, message: string): Promise<void> {
+  const progressToken = extra._meta?.progressToken
+  if (progressToken === undefined) return
+  await extra.sendNotification?.({
+    method: 'notifications/progress',
+    params: { progressToken, progress: done, total, message },
+  })
+}
+
+const askedForMs = 10 * 60_000
+
+/** Elicitation with one yes/no field; a client without it cannot ask. */
+async function ask(mcp: McpServer, question: string, signal: AbortSignal): Promise<'yes' | 'no' | 'unsupported'> {
+  if (!mcp.server.getClientCapabilities()?.elicitation) return 'unsupported'
+  const answer = await mcp.server.elicitInput(
+    {
+      message: question,
+      requestedSchema: {
+        type: 'object',
+        properties: { confirm: { type: 'boolean', title: 'Go ahead', default: false } },
+        required: ['confirm'],
+      },
+    },
+    { signal, timeout: askedForMs },
+  )
+  return answer.action === 'accept' && answer.content?.confirm === true ? 'yes' : 'no'
+}
+
+const targets = [
+  ...['request_id', 'parent_id', 'task_id', 'problem_id', 'change_id', 'release_id', 'asset_id', 'ci_id'],
+  ...['project_id', 'solution_id', 'contract_id', 'purchase_order_id', 'approval_id'],
+]
+
+function target(args: unknown): string | undefined {
+  const given = args as Record<string, unknown> | undefined
+  const value = targets.map(key => given?.[key]).find(found => typeof found === 'string' || typeof found === 'number')
+  return value === undefined ? undefined : String(value).slice(0, 60)
+}
