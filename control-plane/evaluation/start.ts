@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { createWriteStream, existsSync } from 'node:fs'
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { everybodyReaches, startEmbeddedPostgres } from '@sdp-mcp/migrations/embedded'
@@ -118,10 +118,11 @@ async function start(): Promise<void> {
   say('')
   say(`Admin API    ${admin}   (description: ${admin}/docs)`)
   say(`             curl -H "Authorization: Bearer ${secrets.adminToken}" ${admin}/v1/users`)
-  say(`SSE URL      ${setup!.sse}`)
+  const sse = `${process.env.SDP_PUBLIC_URL ?? `http://localhost:${publicPort}`}/u/${demoUser}/sse`
+  say(`SSE URL      ${sse}`)
   say('Claude Code  paste this line:')
   say('')
-  say(`  ${setup!.command}`)
+  say(`  claude mcp add --transport sse sdp ${sse} --header "Authorization: Bearer ${setup!.key}"`)
   say('')
   if (setup!.connection !== 'connected') {
     say(`${demoUser} is not authorized at Zoho yet. Make a grant code in the Zoho API console, then:`)
@@ -152,20 +153,22 @@ async function chooseRuntime(): Promise<{ runtime: 'docker' | 'process'; engine?
     return { runtime: 'process' }
   }
   try {
-    if (!(await hasImage(engine, image)))
-      await step(`building the image ${image} (once, some minutes)`, () => runScript('docker/images.sh', ['instance']))
+    // an image that the environment names is somebody else's to build; ours follows the sources
+    if (!process.env.SDP_INSTANCE_IMAGE)
+      await step(`image ${image} (minutes the first time)`, () => runScript('docker/images.sh', ['instance']))
+    else if (!(await hasImage(engine, image)))
+      throw new Error(`this engine has no image ${image}, which SDP_INSTANCE_IMAGE names`)
   } catch (error) {
     if (wanted === 'docker') throw error
-    say(
-      `  runtime: process, because the image ${image} could not be built (docker/images.sh says why). For evaluation only.`,
-    )
+    say(`\n  ${error instanceof Error ? error.message : String(error)}`)
+    say(`  runtime: process, because there is no image for instances (the reason stands above). For evaluation only.`)
     return { runtime: 'process' }
   }
   say(`  runtime: docker ${engine.version}; each user gets a hardened container`)
   return { runtime: 'docker', engine }
 }
 
-type DemoUser = { key: string; sse: string; command: string; connection: string }
+type DemoUser = { key: string; connection: string }
 // biome-ignore lint/suspicious/noExplicitAny: answers of our own API, read by field
 type Answer = any
 type Call = (
@@ -175,18 +178,20 @@ type Call = (
   headers?: Record<string, string>,
 ) => Promise<{ status: number; body: Answer }>
 
+/** The demo user and a key of it; the key is kept in a file of ours, because the control plane stores its hash only. */
 async function ensureDemoUser(call: Call, file: string, simulator: string | undefined): Promise<DemoUser> {
   const found = await call('GET', `/v1/users/${demoUser}`)
   if (found.status === 200) {
+    const { connection } = found.body.sdp
     const kept = await readFile(file, 'utf8').then(
-      text => JSON.parse(text) as DemoUser & { keyId: string },
+      text => JSON.parse(text) as { id: string; key: string },
       () => undefined,
     )
     const keys = await call('GET', `/v1/users/${demoUser}/api-keys`)
-    if (kept && keys.body.apiKeys.some((key: { id: string }) => key.id === kept.keyId))
-      return { ...kept, connection: found.body.sdp.connection }
+    if (kept && keys.body.apiKeys.some((key: { id: string }) => key.id === kept.id))
+      return { key: kept.key, connection }
     const issued = await call('POST', `/v1/users/${demoUser}/api-keys`, { name: 'npm start' })
-    return remember(issued.body, found.body.sdp.connection)
+    return remember(issued.body.apiKey, connection)
   }
   let sdp: Record<string, unknown> | undefined
   if (simulator) {
@@ -198,30 +203,15 @@ async function ensureDemoUser(call: Call, file: string, simulator: string | unde
     const { code, clientId, clientSecret } = (await response.json()) as Record<string, string>
     sdp = { clientId, clientSecret, grantCode: code }
   }
-  const created = await call(
-    'POST',
-    '/v1/users',
-    { username: demoUser, displayName: 'Alice', ...(sdp ? { sdp } : {}) },
-    { prefer: 'wait=60' },
-  )
+  const user = { username: demoUser, displayName: 'Alice', ...(sdp ? { sdp } : {}) }
+  const created = await call('POST', '/v1/users', user, { prefer: 'wait=60' })
   if (created.status !== 201)
     throw new Error(`the demo user could not be added: ${created.body?.detail ?? created.status}`)
-  return remember(created.body, created.body.user.sdp.connection)
+  return remember(created.body.apiKey, created.body.user.sdp.connection)
 
-  async function remember(
-    answer: { apiKey: { id: string; key: string }; claudeCode: { command: string; mcpJson: Answer } },
-    connection: string,
-  ) {
-    const sse = answer.claudeCode.mcpJson.mcpServers.sdp.url as string
-    const user = {
-      keyId: answer.apiKey.id,
-      key: answer.apiKey.key,
-      sse,
-      command: answer.claudeCode.command,
-      connection,
-    }
-    await writeFile(file, JSON.stringify(user), { mode: 0o600 })
-    return user
+  async function remember({ id, key }: { id: string; key: string }, connection: string): Promise<DemoUser> {
+    await writeFile(file, JSON.stringify({ id, key }), { mode: 0o600 })
+    return { key, connection }
   }
 }
 
@@ -328,7 +318,9 @@ async function dataFolder(): Promise<string> {
 
 /** One evaluation per data folder: two would share a database folder. */
 async function claim(data: string): Promise<void> {
-  await mkdir(data, { recursive: true, mode: 0o711 })
+  await mkdir(data, { recursive: true })
+  // as root PostgreSQL runs as another user, who has to pass through; what is secret in here has mode 0600
+  if (process.getuid?.() === 0) await chmod(data, 0o711)
   const file = join(data, 'start.pid')
   const other = Number(await readFile(file, 'utf8').catch(() => ''))
   if (other && other !== process.pid && isAlive(other))

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { freePort } from '@sdp-mcp/migrations/testing'
 import Docker from 'dockerode'
-import { afterAll, beforeAll, expect, inject, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, inject, test } from 'vitest'
 import { callTool, connect } from '../support/mcp-client.ts'
 import { eventually } from '../support/stack.ts'
 
@@ -16,6 +16,13 @@ beforeAll(async () => {
   data = await mkdtemp(join(tmpdir(), 'sdp-mcp-start-'))
 })
 afterAll(() => rm(data, { recursive: true, force: true }))
+
+const running: ChildProcess[] = []
+afterEach(() => {
+  // what a failed test left behind
+  for (const child of running.splice(0))
+    if (child.exitCode === null && child.signalCode === null) process.kill(-child.pid!, 'SIGINT')
+})
 
 type Started = {
   output: string
@@ -34,6 +41,7 @@ async function start(environment: Record<string, string>): Promise<Started> {
     // like a terminal's foreground job: Ctrl-C signals the whole group
     detached: true,
   })
+  running.push(child)
   let output = ''
   for (const stream of [child.stdout, child.stderr])
     stream.setEncoding('utf8').on('data', chunk => {

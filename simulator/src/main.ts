@@ -17,8 +17,10 @@ const simulator = await startSimulator({
     .filter(Boolean),
 })
 process.stdout.write(`simulator listening on ${simulator.url}\n`)
+// a parent that waits over IPC is told, and takes us along when it ends
+process.send?.('listening')
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+for (const signal of ['SIGINT', 'SIGTERM', 'disconnect'] as const) {
   process.once(signal, () => {
     void simulator.close().then(() => process.exit(0))
   })
