@@ -3,13 +3,19 @@
 #   db_password   password of the database owner     (written into the database when its volume is first made)
 #   master_key    wraps every user's data key        (lost: all users must authorise anew; keep a copy in a safe place)
 #   admin_token   opens the admin API                (may be replaced at any time: remove the file, run this, repeat "up")
-# They go to compose/secrets, and .env is told so; or to SDP_SECRETS_DIR where the environment names another folder.
+# Usage: compose/make-secrets.sh [--new-master-key]
+#   --new-master-key   make one although db_password shows that this installation may have been used with another
+# They go to the folder SDP_SECRETS_DIR of the environment or of .env; without one to compose/secrets, and .env is told so.
 # The folder is yours alone (0700). The files inside it are readable (0644), because the users that containers run as
 # are others than you, and a file handed to a container keeps its mode: on the host the folder keeps everybody out.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-folder=${SDP_SECRETS_DIR:-$root/compose/secrets}
+given=${SDP_SECRETS_DIR:-}
+[[ -n $given || ! -e $root/.env ]] || given=$(sed -n 's/^SDP_SECRETS_DIR=//p' "$root/.env" | tail -n 1)
+folder=${given:-./secrets}
+# as Compose reads it: relative to compose.yaml
+[[ $folder == /* ]] || folder=$root/compose/${folder#./}
 fail() {
   printf 'make-secrets: %s\n' "$*" >&2
   exit 1
@@ -17,6 +23,17 @@ fail() {
 
 { mkdir -p "$folder" && chmod 0700 "$folder"; } ||
   fail "$folder cannot be made private. If it belongs to somebody else: sudo chown $(id -u) $folder"
+
+new_master_key=no
+case ${1:-} in
+  '') ;;
+  --new-master-key) new_master_key=yes ;;
+  *) fail "unknown argument \"$1\". Use: compose/make-secrets.sh [--new-master-key]" ;;
+esac
+if [[ -s $folder/db_password && ! -s $folder/master_key && $new_master_key == no ]]; then
+  fail "db_password is there, but master_key is not. If users have been added already, put your copy of master_key back
+into $folder: no other key opens their tokens. If none have, run: compose/make-secrets.sh --new-master-key"
+fi
 
 random() { # <bytes>, as base64 in one line
   head -c "$1" /dev/urandom | base64 | tr -d '\n'
@@ -43,9 +60,8 @@ make master_key "$(random 32)"
 make admin_token "$(random 33 | tr '+/' '-_')"
 
 # Compose starts nothing until it is told the folder: so a checkout without secrets says what to do at once.
-if [[ -z ${SDP_SECRETS_DIR:-} ]] && ! grep -qs '^SDP_SECRETS_DIR=' "$root/.env"; then
+if [[ -z $given ]]; then
   [[ -e $root/.env ]] || { cp "$root/.env.example" "$root/.env" && printf 'made   %s\n' "$root/.env"; }
-  # relative to compose.yaml
   printf '\nSDP_SECRETS_DIR=./secrets\n' >>"$root/.env"
   printf 'noted  SDP_SECRETS_DIR in %s\n' "$root/.env"
 fi
