@@ -94,7 +94,7 @@ test('without secrets it refuses to start and says how to make them', async () =
 })
 
 test('up from nothing serves the journey of an admin and a technician, and the runbook commands work', async () => {
-  await run(join(root, 'compose/make-secrets.sh'), [secrets], { cwd: root, env: environment })
+  await run(join(root, 'compose/make-secrets.sh'), [], { cwd: root, env: environment })
   await compose(...files, 'up', '-d', '--no-build')
   const token = (await readFile(join(secrets, 'admin_token'), 'utf8')).trim()
   const admin = async (method: string, path: string, body?: unknown) => {
