@@ -448,12 +448,12 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
     }
   }
 
-  async function fromList(found: Docker.ContainerInfo): Promise<ObservedInstance | null> {
+  async function fromList(found: Docker.ContainerInfo, precisely: boolean): Promise<ObservedInstance | null> {
     const { Labels } = found
     if (!Labels[label.userId] || !Labels[label.generation] || found.State === 'removing') return null
     const running = found.State === 'running' || found.State === 'paused' || found.State === 'restarting'
     // A listing tells the exit code only in words and never why; a clean end needs no second look.
-    if (!running && found.State !== 'created' && !found.Status.startsWith('Exited (0)')) {
+    if (precisely || (!running && found.State !== 'created' && !found.Status.startsWith('Exited (0)'))) {
       const details = await inspect(found.Id)
       return details && fromInspect(details)
     }
@@ -506,7 +506,8 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
     },
 
     async list(userId) {
-      const found = await Promise.all((await listContainers(userId)).map(fromList))
+      const listed = await listContainers(userId)
+      const found = await Promise.all(listed.map(one => fromList(one, userId !== undefined)))
       return found.filter(instance => instance !== null)
     },
 

@@ -349,14 +349,22 @@ describe('what cannot be started', () => {
     ['no-space', 'disk-full'],
     ['network-exhausted', 'network-range-exhausted'],
     ['refused', 'instance-failed'],
-  ] as const)('because of %s is told to whoever waits, and tried again later', async (kind, code) => {
+  ] as const)('because of %s is told to whoever waits', async (kind, code) => {
     const { fleet, engine } = await open()
     const userId = await addUser()
     engine.trouble.push(kind, kind)
     const rejected = await fleet.ensureReady(userId, ready).catch(error => error)
     expect(rejected).toMatchObject({ code, message: expect.stringContaining(kind) })
     expect(await known(userId)).toMatchObject({ state: 'failed', failures: 2, address: null })
-    await eventually('tried again by itself', async () => (await known(userId)).state === 'ready')
+  })
+
+  test('is tried again by itself', async () => {
+    const { fleet, engine } = await open()
+    const userId = await addUser()
+    engine.trouble.push('image-missing')
+    await fleet.reconcile(userId)
+    expect(await known(userId)).toMatchObject({ state: 'failed', reason_code: 'image-missing', failures: 1 })
+    await eventually('ready', async () => (await known(userId)).state === 'ready')
   })
 
   test('because of its settings tells what the settings lack', async () => {

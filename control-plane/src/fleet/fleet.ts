@@ -125,6 +125,8 @@ export function createFleet(options: FleetOptions): Fleet {
   const waiters = new Map<string, Promise<InstanceRoute>>()
   const retries = new Map<string, NodeJS.Timeout>()
   const silentChecks = new Map<string, number>()
+  /** when each container was started, as far as we saw it: another time means another hand */
+  const startedAt = new Map<string, number>()
   /** users whose ready instance had no session at the last sweep */
   const unusedNow = new Set<string>()
   /** ports that other programs hold, and until when we believe it */
@@ -309,6 +311,7 @@ export function createFleet(options: FleetOptions): Fleet {
       throw toAppError(listed)
     }
     const actions = plan(situationOf(subject, listed, asked))
+    for (const { id, startedAt: at } of listed) if (at && !startedAt.has(id)) startedAt.set(id, at.getTime())
     for (const action of actions) await act(userId, subject, listed, action)
     const current = listed.find(({ id, running }) => running && id === subject?.row?.containerId)
     // ready, but not by our own eyes, or somebody doubts it
@@ -323,6 +326,9 @@ export function createFleet(options: FleetOptions): Fleet {
       observed,
       now: new Date(now()),
       ...(asked ? { asked } : {}),
+      restartedByOthers: observed.some(
+        ({ id, startedAt: at }) => at && (startedAt.get(id) ?? at.getTime()) !== at.getTime(),
+      ),
       silentChecks: (subject && silentChecks.get(subject.wanted.userId)) ?? 0,
       unused: subject !== null && unusedNow.has(subject.wanted.userId),
       random: random(),
@@ -343,6 +349,7 @@ export function createFleet(options: FleetOptions): Fleet {
         return
       }
       log.info({ id: action.id, userId, because: action.because }, 'fleet.instance.removing')
+      startedAt.delete(action.id)
       return runtime.remove(action.id).catch(rethrow)
     }
     if (!subject) return
@@ -518,6 +525,7 @@ export function createFleet(options: FleetOptions): Fleet {
     if (before?.containerId === found.id) return
     before?.abort.abort(superseded())
     const abort = new AbortController()
+    if (found.startedAt) startedAt.set(found.id, found.startedAt.getTime())
     const ready = untilHealthy(subject, found, abort.signal)
     const watcher: Watcher = { containerId: found.id, ready, abort }
     watchers.set(userId, watcher)

@@ -214,6 +214,13 @@ const groups: Record<string, Case[]> = {
       [start],
     ],
   ],
+  'an instance that somebody else started again': [
+    [
+      'is ended, because it waits for boot material in vain',
+      { known: row({}), observed: [container()], restartedByOthers: true },
+      [failed('boot-missing', { stopId: 'c2', retryAt: now })],
+    ],
+  ],
   'an instance that is silent': [
     ['is given two chances', { known: row({}), observed: [container()], silentChecks: 2 }, []],
     [

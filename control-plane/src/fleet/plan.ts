@@ -60,6 +60,8 @@ export type Situation = {
   now: Date
   /** `client`: somebody waits for the instance. `admin`: somebody wants it now, whatever failed before. */
   asked?: 'client' | 'admin'
+  /** the container that runs was started again by somebody else: it has no boot material and waits for it in vain */
+  restartedByOthers?: boolean
   /** how often in a row the instance that is ready did not answer */
   silentChecks?: number
   /** whether the instance that is ready has no open session, if that is known */
@@ -196,6 +198,14 @@ function watch(situation: Situation, current: ObservedInstance): Action[] {
     return [{ do: 'adopt', id: current.id }]
   switch (known.state) {
     case 'ready':
+      if (situation.restartedByOthers)
+        return [
+          fail(
+            situation,
+            nameExit({ code: exitCodes.bootMissing, outOfMemory: false, at: null }, situation.wanted!),
+            current.id,
+          ),
+        ]
       if (silentChecks < silentChecksAllowed) return []
       return [
         fail(

@@ -9,7 +9,7 @@ export interface Runtime {
 
   /**
    * All instances this installation owns, running or not; recognised by label, never remembered.
-   * @param userId - only those of one user
+   * @param userId - only those of one user, with every detail
    */
   list(userId?: string): Promise<ObservedInstance[]>
 
@@ -59,7 +59,7 @@ export type ObservedInstance = {
   address: string | null
   /** set once it has ended; an instance that neither runs nor has ended was never started */
   exit: { code: number; outOfMemory: boolean; at: Date | null } | null
-  /** null when it never ran, or where telling it would cost another question */
+  /** null when it never ran; a list of everybody may leave it out */
   startedAt: Date | null
 }
 
