@@ -3,7 +3,7 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { throttled, userBehind } from './accounts/accounts.ts'
 import { accountsRoutes, tokenParameters } from './accounts/routes.ts'
 import { sendFailure, serveApi, userOfHeader } from './api/api.ts'
-import { ApiFailure } from './api/failure.ts'
+import { ApiFailure, fail } from './api/failure.ts'
 import { limitReached, RateLimit } from './api/rate-limit.ts'
 import { type Control, controlRoutes } from './control.ts'
 import { cutAnswer } from './cut-answer.ts'
@@ -24,6 +24,11 @@ export function buildApp(world: World, control: Control): FastifyInstance {
     forceCloseConnections: true,
     routerOptions: { maxParamLength: 20_000 },
     exposeHeadRoutes: false,
+    // A path that cannot be decoded never reaches a route.
+    frameworkErrors: (_error, _request, reply) => {
+      reply.hijack()
+      reply.raw.writeHead(400, { 'content-type': 'text/html' }).end(tomcatPage(400, 'Bad Request'))
+    },
   })
   const limit = new RateLimit()
 
@@ -37,6 +42,13 @@ export function buildApp(world: World, control: Control): FastifyInstance {
   app.addHook('onSend', async (request, reply, payload) => {
     log(world, request, reply.statusCode)
     return cutAnswer(request, reply, payload)
+  })
+
+  app.setErrorHandler(async (error: Error & { statusCode?: number }, _request, reply) => {
+    if (error.statusCode && error.statusCode < 500)
+      return reply.status(error.statusCode).type('text/html').send(tomcatPage(error.statusCode, error.message))
+    process.stderr.write(`simulator: ${error.stack ?? error.message}\n`)
+    return sendFailure(world, reply, fail.internal())
   })
 
   app.get('/healthz', async () => ({ status: 'ok' }))

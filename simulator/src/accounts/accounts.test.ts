@@ -80,6 +80,13 @@ test('wrong clients and secrets are named in an HTTP 200', async () => {
   expect([wrong.status, wrong.body]).toEqual([200, { error: 'invalid_code' }])
 })
 
+test('a refresh token belongs to its client', async () => {
+  const { refreshToken } = await connect('alice')
+  const bob = await connect('bob')
+  const stolen = await desk.tokenCall({ grant_type: 'refresh_token', refresh_token: refreshToken, ...bob.client })
+  expect(stolen.body).toEqual({ error: 'invalid_code' })
+})
+
 test('a client of another data center is unknown', async () => {
   const foreign = desk.sim.clients.find(client => client.dataCenter === 'eu')
   const answer = await desk.tokenCall({

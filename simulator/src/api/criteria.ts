@@ -1,6 +1,7 @@
 import type { Module } from '../modules/module.ts'
 import { rowById, type StoredRecord } from '../state.ts'
 import type { Call } from './call.ts'
+import { compareTexts } from './compare-texts.ts'
 import { fail } from './failure.ts'
 import { type PathTarget, pathTarget } from './path-value.ts'
 
@@ -278,7 +279,7 @@ function ordering({ field }: PathTarget, path: string): (wanted: unknown) => Ord
         return value => Number(value) - number
       }
       default:
-        return value => String(value).localeCompare(String(plain), 'en', { sensitivity: 'base', numeric: true })
+        return value => compareTexts(String(value), String(plain))
     }
   }
 }

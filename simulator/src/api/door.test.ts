@@ -43,6 +43,12 @@ test('raw brackets in the URL are refused by the front server with a page', asyn
   expect(answer.text).toContain('Tomcat')
 })
 
+test('a path that cannot be decoded is refused the same way', async () => {
+  const alice = await desk.as('alice')
+  const answer = await alice.raw('/app/itdesk/api/v3/requests/%zz')
+  expect([answer.status, answer.text.includes('Tomcat')]).toEqual([400, true])
+})
+
 test('a missing portal is 404 unless the site has a default one, a wrong portal always is', async () => {
   const alice = await desk.as('alice')
   const without = await alice.raw('/api/v3/requests')

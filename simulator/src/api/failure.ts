@@ -48,5 +48,6 @@ export const fail = {
   cannotGive: (field: string) => failure(403, 4002, { field, message: `Cannot give value for ${field}` }),
   invalidUrl: () => failure(404, 4007, { message: 'Invalid URL' }),
   unauthorized: () => failure(401, 4022, { message: 'UNAUTHORISED' }),
+  internal: () => failure(500, 4004, { message: 'Internal Error' }),
   refused: (message: string) => failure(400, 4000, { message }),
 }

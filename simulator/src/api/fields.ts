@@ -55,12 +55,12 @@ function parseList(value: unknown, field: Field, path: string): unknown[] {
   return value
 }
 
+const day = new Intl.DateTimeFormat('en-US', { month: 'short', day: '2-digit', year: 'numeric', timeZone: 'UTC' })
+const clock = new Intl.DateTimeFormat('en-US', { hour: '2-digit', minute: '2-digit', timeZone: 'UTC' })
+
 /** "Jun 24, 2020 03:05 PM", in UTC. */
 export function displayTime(ms: number): string {
-  const at = new Date(ms)
-  const day = at.toLocaleDateString('en-US', { month: 'short', day: '2-digit', year: 'numeric', timeZone: 'UTC' })
-  const hour = at.toLocaleTimeString('en-US', { hour: '2-digit', minute: '2-digit', timeZone: 'UTC' })
-  return `${day} ${hour.replace('\u202f', ' ')}`
+  return `${day.format(ms)} ${clock.format(ms).replace('\u202f', ' ')}`
 }
 
 const plain: Codec = { parse: parseText, show: same }

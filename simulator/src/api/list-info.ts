@@ -1,6 +1,7 @@
 import type { Module } from '../modules/module.ts'
 import { rowById, type StoredRecord } from '../state.ts'
 import type { Call } from './call.ts'
+import { compareTexts } from './compare-texts.ts'
 import { compileCriteria, type Test } from './criteria.ts'
 import { fail } from './failure.ts'
 import { pathTarget } from './path-value.ts'
@@ -154,5 +155,5 @@ function sortable(value: unknown, table: string | undefined, call: Call): unknow
 function compareSortable(a: unknown, b: unknown, sign: number): number {
   if (a == null || b == null) return a == null ? (b == null ? 0 : 1) : -1
   if (typeof a === 'number' && typeof b === 'number') return sign * (a - b)
-  return sign * String(a).localeCompare(String(b), 'en', { sensitivity: 'base', numeric: true })
+  return sign * compareTexts(String(a), String(b))
 }

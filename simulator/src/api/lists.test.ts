@@ -39,10 +39,14 @@ test('pages by start_index and by page cover every row once', async () => {
 })
 
 test('more than a hundred rows are never given', async () => {
-  const carolsUsers = await list({ row_count: 1000 }, '/users')
-  expect(carolsUsers.list_info.row_count).toBeLessThanOrEqual(100)
-  desk.sim.faults.set({ rowCountAbove100: 'refuse' })
-  const refused = await carol.get('/users', { list_info: { row_count: 101 } })
+  await using large = await startDesk({ seed: false })
+  const client = await large.as('carol')
+  for (let i = 0; i < 103; i += 1) await client.post('/requests', { request: { subject: `Ticket ${i}` } })
+  const { body } = await client.get('/requests', { list_info: { row_count: 1000 } })
+  expect(body.requests).toHaveLength(100)
+  expect(body.list_info).toMatchObject({ row_count: 100, has_more_rows: true })
+  large.sim.faults.set({ rowCountAbove100: 'refuse' })
+  const refused = await client.get('/requests', { list_info: { row_count: 101 } })
   expect(messageOf(refused)).toMatchObject({ status_code: 4001, field: 'row_count' })
 })
 
@@ -85,6 +89,25 @@ test('a criterion without value finds empty references, its negation the others'
   expect(without.every(row => row.group === null)).toBe(true)
   const withGroup = await rows({ field: 'group', condition: 'is not' })
   expect(without.length + withGroup.length).toBe((await list({ get_total_count: true })).list_info.total_count)
+})
+
+test('negated conditions match exactly what the plain ones leave', async () => {
+  const total = (await list({ get_total_count: true })).list_info.total_count
+  const day = Date.now() - 24 * 3600 * 1000
+  for (const [plain, negated, test] of [
+    ['is', 'is not', { field: 'status.name', values: ['Open', 'Closed'] }],
+    ['contains', 'not contains', { field: 'subject', value: 'printer' }],
+    ['between', 'not between', { field: 'created_time', values: [day, Date.now()] }],
+    ['greater than', 'lesser or equal', { field: 'created_time', value: day }],
+    ['lt', 'gte', { field: 'display_id', value: '9' }],
+  ] as const) {
+    const counts = [
+      (await rows({ ...test, condition: plain })).length,
+      (await rows({ ...test, condition: negated })).length,
+    ]
+    expect([plain, counts[0]! > 0 && counts[1]! > 0, counts[0]! + counts[1]!]).toEqual([plain, true, total])
+  }
+  expect((await subjects({ field: 'subject', condition: 'ends with', value: 'LICENCE' })).length).toBe(1)
 })
 
 test('text, number and time conditions do what they say', async () => {
