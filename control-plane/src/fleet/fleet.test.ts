@@ -54,7 +54,8 @@ async function open({ engine = createMemoryEngine(), image = 'img:1', ports = 50
     },
     onRoute: (userId, to) => {
       routes.set(userId, to)
-      told.push(to ? `${to.generation}` : 'none')
+      const what = to ? `${to.generation}` : 'none'
+      if (told.at(-1) !== what) told.push(what)
     },
     async beforeRemove(_, instance) {
       told.push(instance ? 'goodbye' : 'no goodbye')
@@ -185,6 +186,15 @@ describe('an instance', () => {
     expect(told).toEqual(['1', 'none', '2'])
     expect(engine.instances.size).toBe(1)
     expect((await known(userId)).generation).toBe(2)
+  })
+
+  test('is told again to a proxy that dropped the route in doubt', async () => {
+    const { fleet, routes } = await open()
+    const userId = await addUser()
+    const route = await fleet.ensureReady(userId, ready)
+    routes.set(userId, null)
+    await fleet.ensureReady(userId, ready)
+    expect(routes.get(userId)).toEqual(route)
   })
 
   test('a change that comes during a look is not missed', async () => {

@@ -79,7 +79,7 @@ export type FleetOptions = {
   log: Logger
   now: () => number
   bootFor(userId: string, to: { generation: number; port: number }): Promise<Boot>
-  /** told where a user's instance is, or that it is nowhere; called once for each change */
+  /** told where a user's instance is, or that it is nowhere; may be told the same again */
   onRoute(userId: string, to: InstanceRoute | null): void
   /** called before the instance of a removed user goes; null when none could be made to run */
   beforeRemove(userId: string, instance: InstanceRoute | null): Promise<void>
@@ -252,10 +252,9 @@ export function createFleet(options: FleetOptions): Fleet {
   const nothingKnown = { reasonCode: null, reason: null, retryAt: null } as const
 
   function setRoute(userId: string, to: InstanceRoute | null): void {
-    const from = routes.get(userId)
-    if (from?.address === to?.address && from?.generation === to?.generation) return
     if (to) routes.set(userId, to)
-    else routes.delete(userId)
+    else if (!routes.delete(userId)) return
+    // A route is told again even if it is the same: whoever carries requests may have dropped it in doubt.
     onRoute(userId, to)
   }
 
@@ -685,7 +684,13 @@ export function createFleet(options: FleetOptions): Fleet {
       const { row, wanted } = subject
       const current = row?.state === 'ready' && row.generation === wanted.generation ? row : null
       const route = routes.get(userId)
-      if (current && route?.generation === current.generation && (await answers(userId, route))) return route
+      if (current && route?.generation === current.generation && (await answers(userId, route))) {
+        // unless it was closed while we asked
+        if (routes.get(userId) === route) {
+          setRoute(userId, route)
+          return route
+        }
+      }
       if (row?.state === 'failed' && row.generation === wanted.generation && row.retryAt) {
         const waitMs = row.retryAt.getTime() - now()
         if (waitMs > patienceMs) throw failureOf(subject)
