@@ -63,12 +63,14 @@ function title(text: string): void {
 }
 
 function environment(): NodeJS.ProcessEnv {
-  return { ...process.env, ...(engine ? { DOCKER_HOST: engine.host } : {}) }
+  // a log that nobody watches in a terminal is read as plain text
+  const plain = process.stdout.isTTY ? {} : { NO_COLOR: '1' }
+  return { ...process.env, ...plain, ...(engine ? { DOCKER_HOST: engine.host } : {}) }
 }
 
 async function check(name: string, command: string, commandArgs: string[]): Promise<void> {
   title(name)
-  const ok = await run(command, commandArgs).then(
+  const ok = await run(command, commandArgs, { env: environment() }).then(
     () => true,
     () => false,
   )
