@@ -27,7 +27,11 @@ const started = Date.now()
 
 try {
   if (runs('static') && filters.length === 0) {
-    await check('formatting and lint', bin('biome'), ['ci', '.'])
+    await check('formatting and lint', bin('biome'), [
+      'ci',
+      process.stdout.isTTY ? '--colors=force' : '--colors=off',
+      '.',
+    ])
     await check('types', bin('tsc'), ['--noEmit', '-p', '.'])
   }
   if (runs('unit')) await vitest('unit and integration tests', 'vitest.config.ts')
