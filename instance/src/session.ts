@@ -57,7 +57,9 @@ export function createSession(
 ): Session {
   const toolsets = context.toolsets.filter(toolset => !options.toolsets || options.toolsets.includes(toolset))
   const readOnly = context.readOnly || options.readOnly === true
-  const allowed = catalogue.filter(tool => toolsets.includes(tool.toolset) && !(readOnly && tool.effect !== 'read'))
+  const isAllowed = ({ toolset, alsoNeeds }: Tool, by: readonly Toolset[]) =>
+    by.includes(toolset) && (alsoNeeds === undefined || by.includes(alsoNeeds))
+  const allowed = catalogue.filter(tool => isAllowed(tool, toolsets) && !(readOnly && tool.effect !== 'read'))
 
   async function offered(): Promise<Tool[]> {
     const granted = await services.grants.scopes()
@@ -104,10 +106,11 @@ export function createSession(
   function absence(name: string): string {
     const known = catalogue.find(tool => tool.name === name)
     if (!known) return `Unknown tool "${name}".`
-    if (!context.toolsets.includes(known.toolset)) {
-      return `The tool "${name}" belongs to the toolset "${known.toolset}", which the administrator has not enabled for this user.`
+    if (!isAllowed(known, context.toolsets)) {
+      const needed = [known.toolset, known.alsoNeeds].filter(toolset => toolset !== undefined).join('" and "')
+      return `The tool "${name}" needs the toolset "${needed}", which the administrator has not enabled for this user.`
     }
-    if (!toolsets.includes(known.toolset)) return `The tool "${name}" is switched off for this session.`
+    if (!isAllowed(known, toolsets)) return `The tool "${name}" is switched off for this session.`
     if (readOnly && known.effect !== 'read') return `The tool "${name}" writes; this session is read-only.`
     return `The tool "${name}" needs the Zoho scopes ${known.scopes.join(', ')}, which were not granted.`
   }

@@ -133,15 +133,22 @@ export function createNames(options: { now: () => number }): Names {
     const lookup = lookups[key]
     if (!lookup) throw unknownField(field)
     const cacheKey = [key, query.parent?.id ?? '', lookup.moduleField ? (query.module ?? 'request') : ''].join('|')
-    const found = await shared(loaded, cacheKey, () => load(sdp, key, lookup, query))
+    const found = await shared(loaded, cacheKey, () => load(sdp, key, field, lookup, query))
     if (found.complete || !query.query) return found
     // too long to read whole: let the site search
-    return shared(loaded, `${cacheKey}|${plain(query.query)}`, () => load(sdp, key, lookup, query, query.query))
+    return shared(loaded, `${cacheKey}|${plain(query.query)}`, () => load(sdp, key, field, lookup, query, query.query))
   }
 
-  async function load(sdp: Sdp, key: string, lookup: Lookup, query: LookupQuery, search?: string): Promise<Loaded> {
+  async function load(
+    sdp: Sdp,
+    key: string,
+    field: string,
+    lookup: Lookup,
+    query: LookupQuery,
+    search?: string,
+  ): Promise<Loaded> {
     let last: unknown
-    for (const source of sources(key, lookup, query)) {
+    for (const source of sources(key, field, lookup, query)) {
       if (refused.get(source.path.path)) continue
       try {
         const found = await readAll(sdp, source, search)
@@ -204,11 +211,16 @@ function listKey(field: string, query: LookupQuery): string {
   return byModule[query.module ?? 'request']?.[field] ?? field
 }
 
-function sources(key: string, lookup: Lookup, query: LookupQuery): Source[] {
+function sources(key: string, field: string, lookup: Lookup, query: LookupQuery): Source[] {
   const found: Source[] = lookup.admin(query.parent?.id).map(path => ({ path, probe: true }))
   if (lookup.requestField) {
     const narrowed = lookup.parent && query.parent ? is(`${lookup.parent}.id`, query.parent.id) : undefined
     found.push({ path: child(path`/requests`, lookup.requestField), condition: narrowed })
+  }
+  const { module } = query
+  if (module && module !== 'request' && module !== 'task') {
+    // the record lookups of fact sheet 7.1 are offered by other modules too, on some sites
+    found.push({ path: child(path``, `${module}s`, field), probe: true })
   }
   if (lookup.seenOn) {
     found.push({ path: child(path``, lookup.seenOn), seenField: key.replace(/^[a-z]+_(?=status|stage|state)/, '') })

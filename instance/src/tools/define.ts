@@ -27,6 +27,8 @@ export type ToolDefinition<I extends Shape> = {
   name: string
   title: string
   toolset: Toolset
+  /** a second toolset the administrator must allow too */
+  alsoNeeds?: Toolset
   /** one sentence of purpose, one of behaviour */
   description: string
   input: I
@@ -55,6 +57,7 @@ export type PublishedTool = {
 export type Tool = {
   name: string
   toolset: Toolset
+  alsoNeeds?: Toolset
   effect: 'read' | 'write' | 'destructive'
   scopes: string[]
   /** as tools/list shows it, computed once */
@@ -66,7 +69,7 @@ export type Tool = {
 }
 
 export function defineTool<const I extends Shape>(definition: ToolDefinition<I>): Tool {
-  const { name, toolset, effect, scopes } = definition
+  const { name, toolset, alsoNeeds, effect, scopes } = definition
   const input = z.strictObject(definition.input)
   let published: PublishedTool | undefined
   const requiredLists = Object.entries(definition.output ?? {})
@@ -75,6 +78,7 @@ export function defineTool<const I extends Shape>(definition: ToolDefinition<I>)
   return {
     name,
     toolset,
+    alsoNeeds,
     effect,
     scopes,
     requiredLists,

@@ -1,0 +1,96 @@
+import { z } from 'zod'
+import { type Approval, approvalsOf, isPending } from '../../sdp/approvals.ts'
+import { at, type Json, name, text } from '../../sdp/json.ts'
+import { child } from '../../sdp/path.ts'
+import type { Person } from '../../sdp/people.ts'
+import { recordPath } from '../../sdp/records.ts'
+import { consent } from '../consent.ts'
+import { isPerson } from '../core/list-my-approvals.ts'
+import { defineTool } from '../define.ts'
+import { strangersLine } from '../markdown.ts'
+import { dryRun, parentId } from '../params.ts'
+import { ToolError } from '../result.ts'
+
+export const decideApproval = defineTool({
+  name: 'decide_approval',
+  title: 'Approve or reject',
+  toolset: 'approvals',
+  description:
+    'Approves or rejects what waits for your approval on a ticket or change, with a comment. Asks the person first; cannot be taken back; refuses your own requests.',
+  input: {
+    module: z.enum(['request', 'change']).optional().describe('Default request'),
+    parent_id: parentId,
+    approval_id: z.string().optional().describe('When several wait'),
+    decision: z.enum(['approve', 'reject']),
+    comment: z.string().max(250).optional().describe('Needed to reject'),
+    confirm_token: z.string().optional().describe('From the preview'),
+    dry_run: dryRun,
+  },
+  effect: 'destructive',
+  openWorld: true,
+  scopes: ['requests.UPDATE'],
+  async run({ module = 'request', parent_id, approval_id, decision, comment, confirm_token, dry_run }, call) {
+    if (decision === 'reject' && !comment)
+      throw new ToolError('A rejection needs a reason.', 'Give comment.', { fields: ['comment'] })
+    const id = await call.records.id(call.sdp, module, parent_id)
+    const [record, all, me] = await Promise.all([
+      call.records.get(call.sdp, module, id),
+      approvalsOf(call.sdp, module, id),
+      call.people.me(call.sdp),
+    ])
+    refuseOwn(record, me)
+    const { levelId, level, approval } = choose(all, me, approval_id)
+    const chosen = text(approval.id) ?? ''
+    const answer = await consent(call, {
+      tool: 'decide_approval',
+      subject: { id, chosen, decision, comment },
+      preview: {
+        decision,
+        [module]: text(record.display_id),
+        subject: strangersLine(record.subject ?? record.title),
+        requester: name(record.requester) ?? name(record.change_requester),
+        level,
+        comment,
+      },
+      question: `${decision === 'approve' ? 'Approve' : 'Reject'} ${module} ${text(record.display_id)} in your name?`,
+      token: confirm_token,
+      isPreviewOnly: dry_run === true,
+    })
+    if (answer) return answer
+    const path = child(recordPath(module, id), 'approval_levels', levelId, 'approvals', chosen)
+    const body = { approval: { comments: comment ?? '' } }
+    await call.sdp.operate(path, decision, body, { repeatable: false })
+    const after = (await approvalsOf(call.sdp, module, id)).find(one => text(one.approval.id) === chosen)
+    const status = name(after?.approval.status)
+    return {
+      data: {
+        done: new RegExp(`^${decision}`, 'i').test(status ?? ''),
+        status,
+        level_status: name(after?.levelStatus),
+        [module]: text(record.display_id),
+        url: call.site.link(`${module}s`, id),
+      },
+    }
+  },
+})
+
+/** Nobody approves what they asked for themselves. */
+function refuseOwn(record: Json, me: Person): void {
+  const asked = ['requester', 'change_requester', 'created_by', 'on_behalf_of']
+  if (!asked.some(field => at(record, field) !== undefined && isPerson(record[field], me))) return
+  throw new ToolError(
+    'This is your own request; nobody approves their own.',
+    'Somebody else must decide; change the approver in the portal if needed.',
+  )
+}
+
+function choose(all: Approval[], me: Person, wanted: string | undefined): Approval {
+  const waiting = all.filter(({ approval }) => isPerson(approval.approver, me) && isPending(approval.status))
+  const found = wanted ? waiting.filter(({ approval }) => text(approval.id) === wanted) : waiting
+  if (found.length === 1 && found[0]) return found[0]
+  throw new ToolError(
+    found.length > 1 ? 'Several approvals wait for you here.' : 'Nothing waits for your approval here.',
+    found.length > 1 ? 'Give approval_id.' : 'See list_my_approvals. Only the approver may decide.',
+    { fields: ['approval_id'], allowed: waiting.map(({ approval, level }) => `${text(approval.id)} (level ${level})`) },
+  )
+}
