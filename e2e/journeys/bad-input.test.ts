@@ -42,6 +42,20 @@ function expectProblem(answer: Answer, status: number, code: string) {
   if (status === 503) expect(answer.headers.get('retry-after')).toMatch(/^\d+$/)
 }
 
+/** Another program that holds a port. */
+async function occupy(port: number): Promise<{ leave(): Promise<void> }> {
+  const server = createServer(socket => socket.destroy())
+  await eventually(
+    () =>
+      new Promise<boolean>((done, failed) => {
+        server.once('error', failed)
+        server.listen(port, '127.0.0.1', () => done(true))
+      }),
+    { what: `holding port ${port}` },
+  )
+  return { leave: () => new Promise(done => server.close(() => done())) }
+}
+
 const grant = async (user: string, more: Record<string, unknown> = {}) => {
   const { clientId, clientSecret, code } = await stack.simulator.createGrantCode({ user, ...more })
   return { clientId, clientSecret, grantCode: code }
@@ -148,8 +162,7 @@ test('when every port is taken, the next user is refused and nothing is left; a 
     { port: number },
   ]
   const other = port === 48100 ? 48101 : 48100
-  const squatter = createServer().listen(other, '127.0.0.1')
-  await new Promise(resolve => squatter.once('listening', resolve))
+  const squatter = await occupy(other)
   const before = await traces()
   expectProblem(
     await stack.admin('POST', '/v1/users', { username: 'carol', sdp: await grant('carol') }, { prefer: 'wait=60' }),
@@ -157,7 +170,7 @@ test('when every port is taken, the next user is refused and nothing is left; a 
     'port-range-exhausted',
   )
   expect(await traces()).toEqual(before)
-  await new Promise(resolve => squatter.close(resolve))
+  await squatter.leave()
   await stack.addUser('carol')
   const full = await traces()
   expectProblem(
