@@ -35,6 +35,7 @@ export const catalogue = {
   'instance-unreachable': [503, 'The instance does not answer'],
   'instance-not-found': [404, 'The user has no instance yet'],
   'database-unavailable': [503, 'The database does not answer'],
+  'control-plane-stopping': [503, 'The control plane is being stopped'],
   'key-unknown': [500, 'A stored secret was sealed with a key that is not configured'],
   internal: [500, 'Something went wrong here'],
 } as const satisfies Record<string, readonly [status: number, title: string]>

@@ -132,6 +132,9 @@ log.info(
 // a parent that waits over IPC is told, and takes us along when it ends
 process.send?.('listening')
 
+const callGraceMs = 8_000
+// Compose and systemd kill after 30 s
+const endDeadlineMs = 25_000
 let ending: Promise<void> | undefined
 for (const event of ['SIGTERM', 'SIGINT', 'disconnect'] as const) process.once(event, () => void end(event))
 
@@ -139,10 +142,15 @@ for (const event of ['SIGTERM', 'SIGINT', 'disconnect'] as const) process.once(e
 function end(why: string): Promise<void> {
   ending ??= (async () => {
     log.info({ why }, 'control-plane.ending')
-    const deadline = setTimeout(() => process.exit(exitCodes.internal), 15_000)
-    const closed = Promise.allSettled([publicApp.close(), adminApp.close()])
-    proxy.close()
+    const deadline = setTimeout(() => process.exit(exitCodes.internal), endDeadlineMs)
+    const apps = [publicApp, adminApp]
+    const closed = Promise.allSettled(apps.map(app => app.close()))
+    // what answers its last request now would be kept open for the next one
+    const idle = setInterval(() => apps.forEach(app => void app.server.closeIdleConnections()), 100)
+    await Promise.race([Promise.all([closed, proxy.close(callGraceMs)]), delay(callGraceMs)])
+    for (const app of apps) app.server.closeAllConnections()
     await closed
+    clearInterval(idle)
     await fleet.close()
     await routes.close()
     await directory.close()

@@ -45,7 +45,7 @@ export function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error
   return new AppError(
     'internal',
-    'Something went wrong here. Try again; if it stays, look into the log of the control plane.',
+    'Something went wrong here. Try again; if it stays, the log of the control plane tells an admin more.',
     { cause: error },
   )
 }

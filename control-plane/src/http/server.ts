@@ -77,10 +77,7 @@ export function createServer({
     sendProblem(error, request as unknown as FastifyRequest, reply as unknown as FastifyReply),
   )
   app.setNotFoundHandler(() => {
-    throw new AppError(
-      'not-found',
-      'There is nothing at this address. The admin API is described at /openapi.json of the admin listener.',
-    )
+    throw nothingHere()
   })
 
   app.addHook('onResponse', async (request, reply) => {
@@ -130,6 +127,8 @@ function fromFastify(error: FastifyError | Error): AppError | undefined {
   const code = (error as FastifyError).code ?? ''
   const status = (error as FastifyError).statusCode ?? 500
   if (error instanceof AppError) return error
+  // an address that cannot be decoded is none
+  if (code === 'FST_ERR_BAD_URL') return nothingHere()
   if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
     return new AppError('content-type-unsupported', 'Send the body as content-type: application/json.', {
       cause: error,
@@ -146,6 +145,12 @@ function fromFastify(error: FastifyError | Error): AppError | undefined {
     return new AppError('request-invalid', `${firstLine(error.message)} (${STATUS_CODES[status]}).`, { cause: error })
   return undefined
 }
+
+const nothingHere = () =>
+  new AppError(
+    'not-found',
+    'There is nothing at this address for this method. Check both; the admin API is described at /docs of its listener.',
+  )
 
 const firstLine = (text: string) => text.split('\n')[0]!.slice(0, 200).replace(/\.$/, '')
 

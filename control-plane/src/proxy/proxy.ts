@@ -1,10 +1,12 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Directory, Identity, Revocation } from '../directory.ts'
 import { AppError } from '../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import { hashApiKey, looksLikeApiKey, type StatementSigner } from '../identity.ts'
 import type { Logger } from '../log.ts'
-import { writeProblem } from '../problem.ts'
+import { asAppError, writeProblem } from '../problem.ts'
+import { discardRest, readBody } from './body.ts'
 import { type Exchange, type Outcome, pump } from './pump.ts'
 import type { Routes } from './routes.ts'
 
@@ -16,8 +18,8 @@ export interface McpProxy {
   cut(revocation: Revocation): number
   /** Open exchanges of each user. */
   open(): ReadonlyMap<string, number>
-  /** Ends every open exchange. */
-  close(): void
+  /** Takes nothing new, ends the streams, whose clients come back elsewhere, and lets calls finish for `graceMs`. */
+  close(graceMs: number): Promise<void>
 }
 
 // Only these very paths are MCP traffic. They are compared as sent, without decoding, so that no spelling of a path means
@@ -30,7 +32,7 @@ const readyTimeoutMs = 45_000
 
 const authenticate = 'Bearer realm="sdp-mcp"'
 
-type Open = Exchange & { userId: string; keyId: string }
+type Open = Exchange & { userId: string; keyId: string; isStream: boolean }
 
 export function createProxy({
   directory,
@@ -48,8 +50,9 @@ export function createProxy({
   log: Logger
 }): McpProxy {
   const exchanges = new Map<string, Set<Open>>()
+  let closing = false
 
-  function identify(request: IncomingMessage): Identity {
+  function keyHash(request: IncomingMessage): Buffer {
     const { authorization } = request.headers
     const key =
       authorization !== undefined
@@ -60,12 +63,13 @@ export function createProxy({
         'api-key-required',
         'Send your API key as "Authorization: Bearer <key>". An admin makes one with POST /v1/users/<username>/api-keys.',
       )
-    const identity = looksLikeApiKey(key) ? directory.find(hashApiKey(key)) : undefined
-    if (!identity || (identity.expiresAt !== null && identity.expiresAt <= now()))
-      throw new AppError(
-        'api-key-required',
-        'This API key is not valid: it is mistyped, expired or revoked. Ask your admin for a new one.',
-      )
+    if (!looksLikeApiKey(key)) throw invalidKey()
+    return hashApiKey(key)
+  }
+
+  function identify(hash: Buffer): Identity {
+    const identity = directory.find(hash)
+    if (!identity || (identity.expiresAt !== null && identity.expiresAt <= now())) throw invalidKey()
     if (!directory.isFresh())
       throw new AppError(
         'database-unavailable',
@@ -83,7 +87,8 @@ export function createProxy({
       string,
       string | undefined,
     ]
-    const identity = identify(request)
+    const hash = keyHash(request)
+    const identity = identify(hash)
     // a key of another user and an unknown username look the same
     if (username !== undefined && username !== identity.username) throw notFound()
     if (!methods[endpoint]!.includes(request.method ?? '')) {
@@ -91,45 +96,53 @@ export function createProxy({
       throw new AppError('method-not-allowed', `Use ${methods[endpoint]!.join(', ')} on this path.`)
     }
     if (identity.suspended) throw suspended()
-    if (Number(request.headers['content-length'] ?? 0) > bodyLimitBytes)
-      throw new AppError('body-too-large', `A message may have at most ${bodyLimitBytes} bytes.`)
+    const body = await readBody(request, bodyLimitBytes)
     directory.used(identity.keyId)
 
     const { userId } = identity
-    for (let attempt = 1; ; attempt++) {
+    const { method } = request
+    const startedAt = performance.now()
+    for (let attempt = 1; !response.destroyed; attempt++) {
       // after a failure the fleet looks whether the instance is still the one that the table names
-      const known = attempt === 1 ? routes.get(userId) : undefined
-      const instance = known ?? (await wake(userId, response))
-      const statement = await signer.statement(
-        { userId, username: identity.username, generation: instance.generation },
-        'mcp',
-      )
+      const { route, statement } = await aim(identity, response, attempt > 1)
       if (response.destroyed) return
       // the key may have been revoked while we waited, when there was nothing to cut yet
-      if (identify(request).suspended) throw suspended()
+      if (identify(hash).suspended) throw suspended()
       const outcome = await exchange(request, response, identity, {
-        dispatcher: instance.pool,
+        dispatcher: route.pool,
         path: `/${endpoint}${query ?? ''}`,
         headers: { authorization: `Bearer ${statement}`, 'x-forwarded-prefix': prefix ?? '' },
+        body,
       })
-      if (outcome.kind === 'done' || outcome.kind === 'aborted') return
-      log.warn(
-        { username: identity.username, endpoint, outcome: outcome.kind, error: outcome.error },
-        'proxy.exchange.failed',
-      )
-      if (outcome.kind === 'unreachable' && attempt < 3 && !response.destroyed) continue
+      const line = { username: identity.username, method, endpoint, outcome: outcome.kind }
+      if (outcome.kind === 'done' || outcome.kind === 'aborted') {
+        const durationMs = Math.round((performance.now() - startedAt) * 10) / 10
+        log.debug({ ...line, status: response.statusCode, durationMs }, 'proxy.exchange.done')
+        return
+      }
+      log.warn({ ...line, error: outcome.error }, 'proxy.exchange.failed')
+      const untouched = outcome.kind === 'unreachable' || outcome.kind === 'stranger'
+      if (untouched && attempt < 3) continue
       // the instance just died: look, so that the next request finds it right
       void fleet.reconcile(userId, { asked: 'client' }).catch(error => log.warn({ error }, 'proxy.reconcile.failed'))
-      if (!response.headersSent && !response.destroyed)
-        throw new AppError(
-          'instance-unreachable',
-          'Your instance ended while it worked on this. It is being started again; repeat the request in a few seconds.',
-          {
-            retryAfterSeconds: 2,
-            cause: outcome.error,
-          },
-        )
-      return
+      if (response.headersSent || response.destroyed) return
+      throw new AppError(
+        'instance-unreachable',
+        untouched
+          ? 'Your instance cannot be reached at the moment. Repeat the request in a few seconds.'
+          : 'Your instance ended while it worked on this. It is being started again; repeat the request in a few seconds.',
+        { retryAfterSeconds: 2, cause: outcome.error },
+      )
+    }
+  }
+
+  /** Where the instance is, and a statement for it; either may be overtaken while the other is made. */
+  async function aim({ userId, username }: Identity, response: ServerResponse, wakeFirst: boolean) {
+    for (let ask = wakeFirst; ; ask = false) {
+      const known = ask ? undefined : routes.get(userId)
+      const route = known ?? (await wake(userId, response))
+      const statement = await signer.statement({ userId, username, generation: route.generation }, 'mcp')
+      if (routes.get(userId) === route || response.destroyed) return { route, statement }
     }
   }
 
@@ -160,40 +173,34 @@ export function createProxy({
   ): Promise<Outcome> {
     return new Promise(resolve => {
       const { userId, keyId } = identity
-      const open: Open = {
-        userId,
-        keyId,
-        ...pump(request, response, target, outcome => {
-          const ofUser = exchanges.get(userId)
-          ofUser?.delete(open)
-          if (ofUser?.size === 0) exchanges.delete(userId)
-          resolve(outcome)
-        }),
-      }
-      const ofUser = exchanges.get(userId)
-      if (ofUser) ofUser.add(open)
-      else exchanges.set(userId, new Set([open]))
+      const open: Open = { userId, keyId, isStream: request.method === 'GET', cut: () => {} }
+      const ofUser = exchanges.get(userId) ?? new Set()
+      exchanges.set(userId, ofUser.add(open))
+      const { cut } = pump(request, response, target, outcome => {
+        ofUser.delete(open)
+        if (ofUser.size === 0 && exchanges.get(userId) === ofUser) exchanges.delete(userId)
+        resolve(outcome)
+      })
+      open.cut = cut
     })
+  }
+
+  function refuse(request: IncomingMessage, response: ServerResponse, error: unknown): void {
+    if (response.destroyed) return
+    const problem = asAppError(error)
+    if (problem.code === 'internal') log.error({ error }, 'proxy.failed')
+    if (problem.status === 401) response.setHeader('www-authenticate', authenticate)
+    writeProblem(response, problem)
+    discardRest(request)
   }
 
   return {
     handle(request, response) {
       const match = mcpPath.exec(request.url ?? '')
       if (!match) return false
-      carry(request, response, match).catch(error => {
-        if (response.destroyed) return
-        if (!(error instanceof AppError)) log.error({ error }, 'proxy.failed')
-        const problem =
-          error instanceof AppError
-            ? error
-            : new AppError('internal', 'Something went wrong here. Try again; if it stays, tell your admin.', {
-                cause: error,
-              })
-        if (problem.status === 401) response.setHeader('www-authenticate', authenticate)
-        writeProblem(response, problem)
-        // an unread body would be taken for the next request
-        if (!request.readableEnded) request.resume()
-      })
+      if (closing) response.setHeader('connection', 'close')
+      const work = closing ? Promise.reject(stopping()) : carry(request, response, match)
+      work.catch(error => refuse(request, response, error))
       return true
     },
 
@@ -211,19 +218,36 @@ export function createProxy({
 
     open: () => new Map([...exchanges].map(([userId, set]) => [userId, set.size])),
 
-    close() {
-      for (const set of [...exchanges.values()]) for (const open of [...set]) open.cut()
+    async close(graceMs) {
+      closing = true
+      const cutAll = (matches: (open: Open) => boolean) => {
+        for (const set of [...exchanges.values()]) for (const open of [...set]) if (matches(open)) open.cut()
+      }
+      cutAll(open => open.isStream)
+      for (const deadline = now() + graceMs; exchanges.size > 0 && now() < deadline; ) await delay(20)
+      cutAll(() => true)
     },
   }
 }
 
-function suspended(): AppError {
-  return new AppError('user-suspended', 'Your access is suspended. Ask your admin to lift the suspension.')
-}
+const invalidKey = () =>
+  new AppError(
+    'api-key-required',
+    'This API key is not valid: it is mistyped, expired or revoked. Ask your admin for a new one.',
+  )
 
-function notFound(): AppError {
-  return new AppError(
+const stopping = () =>
+  new AppError(
+    'control-plane-stopping',
+    'The control plane is being stopped or restarted. Repeat the request in a few seconds.',
+    { retryAfterSeconds: 5 },
+  )
+
+const suspended = () =>
+  new AppError('user-suspended', 'Your access is suspended. Ask your admin to lift the suspension.')
+
+const notFound = () =>
+  new AppError(
     'not-found',
     'There is nothing at this address. Check the URL your admin gave you, and that the API key belongs to it.',
   )
-}

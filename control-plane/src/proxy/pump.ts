@@ -15,8 +15,10 @@ export type Outcome =
   | { kind: 'done'; status: number }
   /** the client went away, or {@link Exchange.cut} was called */
   | { kind: 'aborted' }
-  /** the instance could not be reached; nothing was sent to the client, nothing of the body was read */
+  /** the instance could not be reached; nothing was sent to it, nor to the client */
   | { kind: 'unreachable'; error: Error }
+  /** whoever answers there does not accept our statement: it is another instance; nothing was sent to the client */
+  | { kind: 'stranger'; error: Error }
   /** the instance died or misbehaved in the middle; the client's stream was ended */
   | { kind: 'broken'; error: Error }
 
@@ -26,6 +28,7 @@ export type Target = {
   path: string
   /** what the instance is told beside the client's own headers */
   headers: Record<string, string>
+  body: Buffer | null
 }
 
 // RFC 9110 section 7.6.1
@@ -49,8 +52,12 @@ const notForInstances = new Set([
   'forwarded',
   'expect',
   'accept-encoding',
+  // told anew, of the body that is sent
+  'content-length',
 ])
 const notForInstancesPrefixes = ['x-forwarded-', 'x-sdp-', 'x-real-ip']
+// clients carry their key with each request, and nothing of ours may stick to them
+const notForClients = new Set(['set-cookie', 'www-authenticate'])
 
 const connectErrors = new Set([
   'ECONNREFUSED',
@@ -65,7 +72,7 @@ const connectErrors = new Set([
 
 /**
  * Carries a request to an instance and the answer back.
- * @param finished - called exactly once
+ * @param finished - called exactly once, perhaps before this returns
  */
 export function pump(
   request: IncomingMessage,
@@ -75,45 +82,34 @@ export function pump(
 ): Exchange {
   let controller: Dispatcher.DispatchController | undefined
   let over = false
-  let aborted = false
-  let bodyTouched = false
 
   const finish = (outcome: Outcome) => {
-    if (over) return
     over = true
     response.off('close', onClientGone)
     response.off('drain', onDrain)
     finished(outcome)
   }
-  const abort = () => {
-    if (over || aborted) return
-    aborted = true
+  const abort = (outcome: Outcome) => {
+    if (over) return
     // first: aborting reports an error at once, which is not the instance's
-    finish({ kind: 'aborted' })
-    controller?.abort(new Error('the client went away'))
+    finish(outcome)
+    controller?.abort(new Error('the exchange is over'))
   }
-  const onClientGone = () => {
-    if (!response.writableFinished) abort()
-  }
+  const onClientGone = () => abort({ kind: 'aborted' })
   const onDrain = () => controller?.resume()
+  if (response.destroyed) {
+    finish({ kind: 'aborted' })
+    return { cut() {} }
+  }
   response.on('close', onClientGone)
   response.on('drain', onDrain)
-
-  const hasBody =
-    request.headers['content-length'] !== undefined
-      ? request.headers['content-length'] !== '0'
-      : request.headers['transfer-encoding'] !== undefined
-  if (hasBody)
-    request.once('resume', () => {
-      bodyTouched = true
-    })
 
   target.dispatcher.dispatch(
     {
       method: request.method as Dispatcher.HttpMethod,
       path: target.path,
       headers: requestHeaders(request, target.headers),
-      body: hasBody ? request : null,
+      body: target.body,
       headersTimeout: 0,
       bodyTimeout: 0,
       blocking: false,
@@ -121,10 +117,14 @@ export function pump(
     {
       onRequestStart(started) {
         controller = started
-        if (aborted) started.abort(new Error('the client went away'))
+        if (over) started.abort(new Error('the exchange is over'))
       },
       onResponseStart(_controller, status, headers) {
-        if (over || response.destroyed || status < 200) return
+        if (over || status < 200) return
+        if (status === 401) {
+          abort({ kind: 'stranger', error: new Error('the instance refused our statement') })
+          return
+        }
         response.writeHead(status, responseHeaders(headers))
         // an event stream may stay silent for long, and its headers must not wait for the first event
         response.flushHeaders()
@@ -141,20 +141,19 @@ export function pump(
       },
       onResponseError(_controller, error) {
         if (over) return
+        const { code } = error as NodeJS.ErrnoException
         if (response.headersSent) {
-          // the answer is cut short: ending the connection is the only way to say so
           finish({ kind: 'broken', error })
+          // the answer is cut short: ending the connection is the only way to say so
           response.destroy()
-        } else if (!bodyTouched && connectErrors.has((error as NodeJS.ErrnoException).code ?? ''))
-          finish({ kind: 'unreachable', error })
-        else finish({ kind: 'broken', error })
+        } else finish({ kind: connectErrors.has(code ?? '') ? 'unreachable' : 'broken', error })
       },
     },
   )
 
   return {
     cut() {
-      abort()
+      abort({ kind: 'aborted' })
       response.destroy()
     },
   }
@@ -175,11 +174,12 @@ function requestHeaders(request: IncomingMessage, own: Record<string, string>): 
 }
 
 function responseHeaders(headers: Record<string, string | string[] | undefined>): Record<string, string | string[]> {
-  const dropped = connectionOptions(headers.connection as string | undefined)
+  const dropped = connectionOptions([headers.connection ?? []].flat().join(','))
   const kept: Record<string, string | string[]> = {}
   for (const name in headers) {
     const value = headers[name]
-    if (value === undefined || hopByHop.has(name) || dropped?.has(name)) continue
+    if (value === undefined || hopByHop.has(name) || notForClients.has(name) || dropped?.has(name)) continue
+    if (name.startsWith('x-sdp-')) continue
     kept[name] = value
   }
   if (typeof kept['content-type'] === 'string' && kept['content-type'].startsWith('text/event-stream')) {
@@ -192,6 +192,6 @@ function responseHeaders(headers: Record<string, string | string[] | undefined>)
 
 /** Further header names that the sender declared to be for this connection only. */
 function connectionOptions(value: string | undefined): Set<string> | undefined {
-  if (value === undefined || /^(keep-alive|close)$/i.test(value)) return undefined
+  if (!value || /^(keep-alive|close)$/i.test(value)) return undefined
   return new Set(value.split(',').map(name => name.trim().toLowerCase()))
 }
