@@ -18,6 +18,7 @@ export function clientSetup(
   return {
     command: `claude mcp add --transport sse ${serverName} ${sse} --header "Authorization: Bearer ${key}"`,
     mcpJson: {
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: the client fills it in
       mcpServers: { [serverName]: { type: 'sse', url: sse, headers: { Authorization: 'Bearer ${SDP_MCP_API_KEY}' } } },
     },
   }

@@ -255,6 +255,7 @@ describe('who gets where', () => {
     expect(one).toMatch(/^HTTP\/1.1 401 /)
   })
 
+  // biome-ignore format: a table
   const spellings = [
     '/u/bob/../alice/mcp', '/u/alice/../bob/mcp', '/u/./bob/mcp', '/./mcp', '/../mcp', '/u/alice/mcp/..', '/u/alice/mcp/.',
     '/u/alice/mcp/../sse', '/u/%61lice/mcp', '/u/%62ob/mcp', '/u/alice/%6dcp', '/u/alice%2Fmcp', '/u%2Falice%2Fmcp',
@@ -266,7 +267,7 @@ describe('who gets where', () => {
     '/u/-alice/mcp', '/u/alice-/mcp', `/u/${'a'.repeat(33)}/mcp`, '/u/%C3%A4lice/mcp', '/u/%c0%ae/mcp',
     '/u/alice/%', '/%', '/mcp%', '/%zz/mcp', 'http://evil.example/u/bob/mcp', '/u/alice/healthz',
     '/u/alice/control/connection/revoke', '/control/connection/exchange', '/u/alice/.well-known/x', '/u/alice/mcp.json',
-  ] // biome-ignore format: a table
+  ]
 
   test.each(spellings)('%j is nothing, and reaches nobody', async path => {
     const alice = await add('alice')
