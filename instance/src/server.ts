@@ -6,6 +6,7 @@ import { registerPrompts } from './prompts/register.ts'
 import { registerResources } from './resources.ts'
 import { buildServices, type Services } from './services.ts'
 import { createSession, type SessionOptions } from './session.ts'
+import { catalogue } from './tools/catalogue.ts'
 
 export { buildServices, type Services } from './services.ts'
 export type { SessionOptions, ToolCallRecord } from './session.ts'
@@ -49,5 +50,9 @@ export function servicesOf(context: InstanceContext): Services {
   if (known) return known
   const built = buildServices(context)
   sharedServices.set(context, built)
+  // the schemas take tens of milliseconds once; made now, the first client does not wait for them
+  setImmediate(() => {
+    for (const tool of catalogue) void tool.published
+  })
   return built
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { all, any, type Condition, type Criterion, criteria, is, isEmpty, paging } from './list-info.ts'
+import { all, any, type Condition, type Criterion, criteria, is, isEmpty, narrowed, paging } from './list-info.ts'
 
 const [a, b, c, d] = ['a', 'b', 'c', 'd'].map(field => is(field, 1)) as [Condition, Condition, Condition, Condition]
 
@@ -38,6 +38,17 @@ describe('search criteria', () => {
     const first = criteria(all(any(a, b), any(c, d)))?.[0]
     expect(first).not.toHaveProperty('logical_operator')
     expect(first?.children?.[0]).toHaveProperty('logical_operator', 'OR')
+  })
+
+  it('narrow what somebody else wrote, also when the narrowing is an OR', () => {
+    const raw = criteria(any(a, b)) ?? []
+    const written = narrowed(raw, any(c, d)) ?? []
+    for (let bits = 0; bits < 16; bits++) {
+      const row = { a: bits & 1, b: (bits >> 1) & 1, c: (bits >> 2) & 1, d: (bits >> 3) & 1 }
+      expect(evaluate(written, row)).toBe((row.a === 1 || row.b === 1) && (row.c === 1 || row.d === 1))
+    }
+    expect(narrowed([], a)).toEqual(criteria(a))
+    expect(narrowed(raw, undefined)).toEqual(raw)
   })
 
   it('mean what the condition means, whatever its shape (seeded random expressions against SDP rules of evaluation)', () => {

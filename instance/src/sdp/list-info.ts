@@ -97,6 +97,16 @@ export function criteria(condition: Condition | undefined): Criterion[] | undefi
   }))
 }
 
+/**
+ * Adds a condition to criteria written by somebody else. SDP folds from left to right, so whatever stands before, each
+ * appended bracket narrows it.
+ */
+export function narrowed(raw: Criterion[], condition: Condition | undefined): Criterion[] | undefined {
+  if (raw.length === 0) return criteria(condition)
+  const parts = condition === undefined ? [] : condition.kind === 'all' ? condition.parts : [condition]
+  return [...raw, ...parts.map(part => ({ ...bracket(part), logical_operator: 'AND' as const }))]
+}
+
 /** One criterion that stands for the whole condition. */
 function bracket(condition: Condition): Criterion {
   if (condition.kind === 'test') return bare(condition)

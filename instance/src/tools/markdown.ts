@@ -177,9 +177,13 @@ const closing = '</untrusted>'
 
 /** Marks a stranger's text as data. The text cannot close the mark itself. */
 export function untrusted(text: string): string {
-  // only the bracket is replaced: matching up to the closing one could take very long on hostile text
-  const inner = text.replace(/<(?=\s*\/?\s*untrusted)/gi, '‹').trim()
+  const inner = withoutMarks(text).trim()
   return inner === '' ? '' : `${opening}\n${inner}\n${closing}`
+}
+
+/** Only the bracket is replaced: matching up to the closing one could take very long on hostile text. */
+function withoutMarks(text: string): string {
+  return text.replace(/<(?=\s*\/?\s*untrusted)/gi, '‹')
 }
 
 /** A stranger's HTML, cleaned and marked. */
@@ -187,10 +191,11 @@ export function strangersHtml(html: unknown): string | undefined {
   return typeof html === 'string' && html.trim() !== '' ? untrusted(htmlToMarkdown(html)) || undefined : undefined
 }
 
-/** A stranger's single line, such as a subject. */
+/** A stranger's single line, such as a subject: cleaned, short, and unable to open or close the mark of data. */
 export function strangersLine(text: unknown, longest = 250): string | undefined {
   if (typeof text !== 'string') return undefined
-  const line = visible(text).replace(/\s+/g, ' ').trim()
+  const plain = /<[a-z!/]/i.test(text) ? htmlToMarkdown(text) : visible(text)
+  const line = withoutMarks(plain).replace(/\s+/g, ' ').trim()
   return line === '' ? undefined : line.length > longest ? `${line.slice(0, longest)}…` : line
 }
 

@@ -9,7 +9,16 @@ import { plainValue } from './request-view.ts'
 /** Keys that say nothing to a reader. */
 const technical = new Set([
   ...['id', 'display_id', 'title', 'name', 'description', 'attachments', 'udf_fields', 'template', 'workflow', 'roles'],
-  ...['is_trashed', 'has_attachments', 'notes_present', 'deleted_time', 'deleted_by', 'lookup_info', 'comment'],
+  ...[
+    'is_trashed',
+    'has_attachments',
+    'notes_present',
+    'deleted_time',
+    'deleted_by',
+    'lookup_info',
+    'comment',
+    'short_description',
+  ],
 ])
 
 /** A row of a list: the named fields under their own names, as a person reads them. */

@@ -54,7 +54,10 @@ export function apiPath(given: string, isWrite: boolean): SdpPath {
   }
 }
 
-/** An answer as it is, but without nulls, HTML and invisible characters; the whole is a stranger's text. */
+/**
+ * An answer as it is, but without nulls, HTML and invisible characters. `short_description` is left out: SDP makes it
+ * from the HTML of a ticket, with what the HTML hides.
+ */
 export function readableAnswer(body: Json): Json {
   const { response_status: _, ...rest } = body
   return clean(rest) as Json
@@ -62,7 +65,10 @@ export function readableAnswer(body: Json): Json {
 
 function clean(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(clean)
-  if (isObject(value)) return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, clean(item)]))
+  if (isObject(value)) {
+    const kept = Object.entries(value).filter(([key]) => key !== 'short_description')
+    return Object.fromEntries(kept.map(([key, item]) => [key, clean(item)]))
+  }
   if (typeof value !== 'string') return value
   return /<[a-z!/]/i.test(value) ? untrusted(htmlToMarkdown(value)) : visible(value)
 }

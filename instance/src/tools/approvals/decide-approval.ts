@@ -76,7 +76,7 @@ export const decideApproval = defineTool({
 
 /** Nobody approves what they asked for themselves. */
 function refuseOwn(record: Json, me: Person): void {
-  const asked = ['requester', 'change_requester', 'created_by', 'on_behalf_of']
+  const asked = ['requester', 'change_requester', 'on_behalf_of']
   if (!asked.some(field => at(record, field) !== undefined && isPerson(record[field], me))) return
   throw new ToolError(
     'This is your own request; nobody approves their own.',

@@ -58,6 +58,17 @@ it('views mean what they say, without the unreliable named filters', async () =>
   await carol.ok('search_requests', { view: 'updated_by_requester' })
 })
 
+it('finds what requesters answered, for me or for others, by criteria or by the named view', async () => {
+  const mine = await carol.ok('search_requests', { view: 'updated_by_requester' })
+  expect(mine.requests.length).toBeGreaterThan(0)
+  for (const row of mine.requests) expect(row.technician).toBe('Carol Jensen')
+  const hers = await carol.ok('search_requests', { view: 'updated_by_requester', technician: 'alice' })
+  for (const row of hers.requests) expect(row.technician).toBe('Alice Moreau')
+  desk.simulator.faults.add({ kind: 'status', status: 400, match: { path: '/requests' }, count: 1 })
+  const byView = await carol.ok('search_requests', { view: 'updated_by_requester' })
+  expect(byView.requests).toEqual(mine.requests)
+})
+
 it('finds a ticket by its number as shown on the screen', async () => {
   const { requests } = await carol.ok('search_requests', { text: '#12' })
   expect(requests.map((row: { number: string }) => row.number)).toContain('12')

@@ -7,6 +7,10 @@ import { optionName, page } from '../params.ts'
 import { time } from '../request-view.ts'
 
 const rowsPerPage = 10
+const rowFields = [
+  ...['id', 'display_id', 'title', 'topic', 'keywords', 'approval_status'],
+  ...['last_updated_time', 'created_time', 'description'],
+]
 
 export const searchSolutions = defineTool({
   name: 'search_solutions',
@@ -25,6 +29,7 @@ export const searchSolutions = defineTool({
       ...paging(number, rowsPerPage),
       sort_field: 'id',
       sort_order: 'desc',
+      fields_required: rowFields,
       search_criteria: criteria(
         all(
           any(contains('title', words), contains('keywords', words), contains('description', words)),

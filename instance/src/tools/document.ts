@@ -1,0 +1,86 @@
+import { writeFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { type Toolset, toolsets } from '../contract.ts'
+import type { Json } from '../sdp/json.ts'
+import { catalogue } from './catalogue.ts'
+import type { Tool } from './define.ts'
+import { scopesFor } from './scopes.ts'
+
+/** Writes docs/tools.md from the catalogue: `node instance/src/tools/document.ts`. */
+export const toolsPage = fileURLToPath(new URL('../../../docs/tools.md', import.meta.url))
+
+const about: Record<Toolset, string> = {
+  core: 'Tickets, notes, mails, time, tasks, people and knowledge base. On by default.',
+  requests_extra: 'More for tickets: approvals, links, undo, bulk changes.',
+  approvals: 'Deciding what waits for one.',
+  problems: 'Problem management.',
+  changes: 'Change management and the change calendar.',
+  releases: 'Release management.',
+  assets: 'Assets.',
+  cmdb: 'Configuration items and their relations.',
+  projects: 'Projects, milestones and tasks.',
+  solutions: 'Writing to the knowledge base; reading is in core.',
+  purchasing: 'Contracts and purchase orders, to read.',
+  announcements: 'Announcements.',
+  destructive: 'What cannot be undone, or only while the trash keeps it.',
+  advanced: 'The API directly, for what no other tool covers. Its write also needs `destructive`.',
+}
+
+export function renderDocument(): string {
+  return `# The tools
+
+Written from the catalogue by \`node instance/src/tools/document.ts\`; do not edit by hand.
+
+The administrator chooses the toolsets of each person. A session can narrow them, and only tools whose Zoho scopes
+were granted are offered. **R** reads, **W** writes, **D** cannot be undone or decides for others, **I** may be
+repeated without harm, **O** reaches people outside of the desk. What is **D** or **O** asks the person first: by a
+question of the client where it can ask, otherwise by a preview with a token.
+
+A \`?\` marks optional parameters. Anywhere a ticket is asked for, its number, \`#57\`, \`RE-57\`, the long id or the
+address of its page will do; anywhere a person, \`me\`, e-mail, name or id. Dates are ISO or relative: \`today\`,
+\`-7d\`, \`tomorrow 17:00\`.
+
+| Toolset | Tools | Tokens of its list | For |
+| --- | --- | --- | --- |
+${toolsets.map(summary).join('\n')}
+
+${toolsets.map(section).join('\n')}`
+}
+
+function of(toolset: Toolset): Tool[] {
+  return catalogue.filter(tool => tool.toolset === toolset)
+}
+
+function summary(toolset: Toolset): string {
+  const tools = of(toolset)
+  const tokens = Math.round(JSON.stringify(tools.map(tool => tool.published)).length / 40) * 10
+  return `| \`${toolset}\` | ${tools.length} | ${tokens} | ${about[toolset]} |`
+}
+
+function section(toolset: Toolset): string {
+  return `## ${toolset}
+
+${about[toolset]} Zoho scopes: ${scopesFor([toolset], false)
+    .map(scope => `\`${scope}\``)
+    .join(', ')}.
+
+| Tool | | Parameters | Does |
+| --- | --- | --- | --- |
+${of(toolset).map(row).join('\n')}
+`
+}
+
+function row({ name, published }: Tool): string {
+  const { inputSchema, description } = published
+  const required = new Set((inputSchema.required as string[] | undefined) ?? [])
+  const parameters = Object.keys(inputSchema.properties as Json).map(key => (required.has(key) ? key : `${key}?`))
+  return `| \`${name}\` | ${letters(published)} | ${parameters.join(', ') || '–'} | ${description.replaceAll('|', '\\|')} |`
+}
+
+function letters({ annotations }: Tool['published']): string {
+  const { readOnlyHint, destructiveHint, idempotentHint, openWorldHint } = annotations
+  const effect = readOnlyHint ? 'R' : destructiveHint ? 'D' : 'W'
+  return [effect, idempotentHint ? 'I' : '', openWorldHint ? 'O' : ''].filter(letter => letter !== '').join(' ')
+}
+
+if (import.meta.main) await writeFile(toolsPage, renderDocument())
