@@ -109,9 +109,9 @@ export function createProxy({
       // the key may have been revoked while we waited, when there was nothing to cut yet
       if (identify(hash).suspended) throw suspended()
       const outcome = await exchange(request, response, identity, {
-        dispatcher: route.pool,
+        upstream: route.upstream,
         path: `/${endpoint}${query ?? ''}`,
-        headers: { authorization: `Bearer ${statement}`, 'x-forwarded-prefix': prefix ?? '' },
+        headers: `authorization: Bearer ${statement}\r\nx-forwarded-prefix: ${prefix ?? ''}\r\n`,
         body,
       })
       const line = { username: identity.username, method, endpoint, outcome: outcome.kind }
@@ -176,12 +176,12 @@ export function createProxy({
       const open: Open = { userId, keyId, isStream: request.method === 'GET', cut: () => {} }
       const ofUser = exchanges.get(userId) ?? new Set()
       exchanges.set(userId, ofUser.add(open))
-      const { cut } = pump(request, response, target, outcome => {
+      const exchange = pump(request, response, target, outcome => {
         ofUser.delete(open)
         if (ofUser.size === 0 && exchanges.get(userId) === ofUser) exchanges.delete(userId)
         resolve(outcome)
       })
-      open.cut = cut
+      open.cut = () => exchange.cut()
     })
   }
 

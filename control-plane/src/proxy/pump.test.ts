@@ -1,12 +1,12 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { type ClientRequest, request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
-import { Pool } from 'undici'
 import { afterEach, expect, test } from 'vitest'
 import { eventually } from '../fleet/testing/support.ts'
 import { type Seen, startServer, startUpstream, type Upstream } from '../testing/upstream.ts'
 import { readBody } from './body.ts'
 import { type Exchange, type Outcome, pump } from './pump.ts'
+import { createUpstream, type Upstream as Pool } from './upstream.ts'
 
 const cleanups: (() => PromiseLike<unknown>)[] = []
 afterEach(async () => {
@@ -16,20 +16,15 @@ afterEach(async () => {
 /** A front that carries everything to one upstream. */
 async function carry(answer?: Upstream['answer'], options: { upstreamPort?: number; pool?: Pool } = {}) {
   const upstream = await startUpstream(answer)
-  const pool =
-    options.pool ??
-    new Pool(`http://127.0.0.1:${options.upstreamPort ?? upstream.port}`, {
-      connections: null,
-      connect: { timeout: 2_000 },
-    })
+  const pool = options.pool ?? createUpstream(`http://127.0.0.1:${options.upstreamPort ?? upstream.port}`)
   const outcomes: Outcome[] = []
   const exchanges: Exchange[] = []
   const front = await startServer(async (request, response) => {
     const body = await readBody(request, 4 * 1024 * 1024).catch(() => null)
     const target = {
-      dispatcher: pool,
+      upstream: pool,
       path: request.url!,
-      headers: { authorization: 'Bearer statement', 'x-forwarded-prefix': '/u/alice' },
+      headers: 'authorization: Bearer statement\r\nx-forwarded-prefix: /u/alice\r\n',
       body,
     }
     exchanges.push(
@@ -41,7 +36,7 @@ async function carry(answer?: Upstream['answer'], options: { upstreamPort?: numb
   })
   cleanups.push(
     () => front[Symbol.asyncDispose](),
-    () => pool.destroy(),
+    async () => pool.destroy(),
     () => upstream[Symbol.asyncDispose](),
   )
   return { upstream, front, outcomes, exchanges, pool }
@@ -304,7 +299,6 @@ test('what is between two hops only, and who the caller is, does not reach the i
     authorization: 'Bearer statement',
     'x-forwarded-prefix': '/u/alice',
     host: `127.0.0.1:${upstream.port}`,
-    connection: expect.stringMatching(/^(keep-alive|close)$/),
     'content-length': '2',
     'mcp-session-id': 'abc',
     'mcp-protocol-version': '2025-06-18',
@@ -379,11 +373,11 @@ test('nobody at the address is told as unreachable, with the body still at hand'
   expect(outcomes.map(outcome => outcome.kind)).toEqual(['unreachable', 'unreachable', 'unreachable'])
 })
 
-test.each(['close', 'destroy'] as const)(
+test.each(['retire', 'destroy'] as const)(
   'a pool that was retired (%s) a moment ago is told as unreachable',
   async how => {
-    const pool = new Pool('http://127.0.0.1:9')
-    await pool[how]()
+    const pool = createUpstream('http://127.0.0.1:9')
+    pool[how]()
     const { front } = await carry(undefined, { pool })
     expect((await ask(front.port)).body.toString()).toBe('unreachable')
   },

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Dispatcher } from 'undici'
+import { type Answer, type Call, smallBytes, type Upstream } from './upstream.ts'
 
 /**
  * One HTTP exchange with an instance. Moves bytes and knows nothing of MCP: headers reach the client as soon as the
@@ -23,16 +23,16 @@ export type Outcome =
   | { kind: 'broken'; error: Error }
 
 export type Target = {
-  dispatcher: Dispatcher
+  upstream: Upstream
   /** path and query at the instance */
   path: string
-  /** what the instance is told beside the client's own headers */
-  headers: Record<string, string>
+  /** what the instance is told beside the client's own headers: lines of a head, each ended by CR LF */
+  headers: string
   body: Buffer | null
 }
 
 // RFC 9110 section 7.6.1
-const hopByHop = new Set([
+const hopByHop = [
   'connection',
   'keep-alive',
   'proxy-authenticate',
@@ -42,9 +42,10 @@ const hopByHop = new Set([
   'trailer',
   'transfer-encoding',
   'upgrade',
-])
+]
 // the caller's credentials, and what only a proxy may say
 const notForInstances = new Set([
+  ...hopByHop,
   'authorization',
   'x-api-key',
   'cookie',
@@ -57,18 +58,7 @@ const notForInstances = new Set([
 ])
 const notForInstancesPrefixes = ['x-forwarded-', 'x-sdp-', 'x-real-ip']
 // clients carry their key with each request, and nothing of ours may stick to them
-const notForClients = new Set(['set-cookie', 'www-authenticate'])
-
-const connectErrors = new Set([
-  'ECONNREFUSED',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'EHOSTDOWN',
-  'UND_ERR_CONNECT_TIMEOUT',
-  'ENOTFOUND',
-  'UND_ERR_DESTROYED',
-  'UND_ERR_CLOSED',
-])
+const notForClients = new Set([...hopByHop, 'set-cookie', 'www-authenticate'])
 
 /**
  * Carries a request to an instance and the answer back.
@@ -80,113 +70,142 @@ export function pump(
   target: Target,
   finished: (outcome: Outcome) => void,
 ): Exchange {
-  let controller: Dispatcher.DispatchController | undefined
-  let over = false
+  const pumping = new Pump(response, finished)
+  pumping.begin(request, target)
+  return pumping
+}
 
-  const finish = (outcome: Outcome) => {
-    over = true
-    response.off('close', onClientGone)
-    response.off('drain', onDrain)
-    finished(outcome)
-  }
-  const abort = (outcome: Outcome) => {
-    if (over) return
-    // first: aborting reports an error at once, which is not the instance's
-    finish(outcome)
-    controller?.abort(new Error('the exchange is over'))
-  }
-  const onClientGone = () => abort({ kind: 'aborted' })
-  const onDrain = () => controller?.resume()
-  if (response.destroyed) {
-    finish({ kind: 'aborted' })
-    return { cut() {} }
-  }
-  response.on('close', onClientGone)
-  response.on('drain', onDrain)
+class Pump implements Exchange, Answer {
+  readonly #response: ServerResponse
+  readonly #finished: (outcome: Outcome) => void
+  readonly #onClientGone = () => this.#abort({ kind: 'aborted' })
+  #call: Call | undefined
+  #over = false
+  /** whether the headers are on their way to the client, alone or with the bytes that came with them */
+  #headSent = false
 
-  target.dispatcher.dispatch(
-    {
-      method: request.method as Dispatcher.HttpMethod,
-      path: target.path,
-      headers: requestHeaders(request, target.headers),
-      body: target.body,
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      blocking: false,
-    },
-    {
-      onRequestStart(started) {
-        controller = started
-        if (over) started.abort(new Error('the exchange is over'))
-      },
-      onResponseStart(_controller, status, headers) {
-        if (over || status < 200) return
-        if (status === 401) {
-          abort({ kind: 'stranger', error: new Error('the instance refused our statement') })
-          return
-        }
-        response.writeHead(status, responseHeaders(headers))
-        // an event stream may stay silent for long, and its headers must not wait for the first event
-        response.flushHeaders()
-      },
-      onResponseData(current, chunk) {
-        if (over) return
-        if (!response.write(chunk)) current.pause()
-      },
-      onResponseEnd() {
-        if (over) return
-        const { statusCode } = response
-        response.end()
-        finish({ kind: 'done', status: statusCode })
-      },
-      onResponseError(_controller, error) {
-        if (over) return
-        const { code } = error as NodeJS.ErrnoException
-        if (response.headersSent) {
-          finish({ kind: 'broken', error })
-          // the answer is cut short: ending the connection is the only way to say so
-          response.destroy()
-        } else finish({ kind: connectErrors.has(code ?? '') ? 'unreachable' : 'broken', error })
-      },
-    },
-  )
+  constructor(response: ServerResponse, finished: (outcome: Outcome) => void) {
+    this.#response = response
+    this.#finished = finished
+  }
 
-  return {
-    cut() {
-      abort({ kind: 'aborted' })
+  begin(request: IncomingMessage, { upstream, path, headers, body }: Target): void {
+    if (this.#response.destroyed) {
+      this.#finish({ kind: 'aborted' })
+      return
+    }
+    this.#response.on('close', this.#onClientGone)
+    const method = request.method as string
+    this.#call = upstream.send({ method, path, headers: requestHeaders(request) + headers, body }, this)
+  }
+
+  cut(): void {
+    this.#abort({ kind: 'aborted' })
+    this.#response.destroy()
+  }
+
+  #abort(outcome: Outcome): void {
+    if (this.#over) return
+    this.#call?.abort()
+    this.#finish(outcome)
+  }
+
+  #finish(outcome: Outcome): void {
+    this.#over = true
+    this.#response.off('close', this.#onClientGone)
+    this.#finished(outcome)
+  }
+
+  head(status: number, headers: string[]): void {
+    if (status === 401) {
+      this.#abort({ kind: 'stranger', error: new Error('the instance refused our statement') })
+      return
+    }
+    try {
+      this.#response.writeHead(status, responseHeaders(headers))
+    } catch (error) {
+      // a name or a value that HTTP does not allow
+      this.#abort({ kind: 'broken', error: error as Error })
+    }
+  }
+
+  data(chunk: Buffer): void {
+    this.#headSent = true
+    if (this.#response.write(chunk)) return
+    this.#call?.pause()
+    this.#response.once('drain', () => {
+      if (!this.#over) this.#call?.resume()
+    })
+  }
+
+  waiting(): void {
+    if (this.#headSent) return
+    // an event stream may stay silent for long, and its headers must not wait for the first event
+    this.#headSent = true
+    this.#response.flushHeaders()
+  }
+
+  ended(last?: Buffer): void {
+    const response = this.#response
+    // text joins the head in a single write; a buffer would be gathered with it
+    if (last && last.length <= smallBytes) response.end(last.toString('latin1'), 'latin1')
+    else response.end(last)
+    this.#finish({ kind: 'done', status: response.statusCode })
+  }
+
+  failed(error: Error, reached: boolean): void {
+    const response = this.#response
+    if (response.headersSent) {
+      this.#finish({ kind: 'broken', error })
+      // the answer is cut short: ending the connection is the only way to say so
       response.destroy()
-    },
+    } else this.#finish({ kind: reached ? 'broken' : 'unreachable', error })
   }
 }
 
-function requestHeaders(request: IncomingMessage, own: Record<string, string>): string[] {
+/** What a header is called on its way to an instance; null: it stays here. Clients send few names, again and again. */
+const namesForInstances = new Map<string, string | null>()
+const namesLimit = 500
+
+function nameForInstances(sent: string): string | null {
+  const known = namesForInstances.get(sent)
+  if (known !== undefined) return known
+  const name = sent.toLowerCase()
+  const stays = notForInstances.has(name) || notForInstancesPrefixes.some(prefix => name.startsWith(prefix))
+  if (namesForInstances.size < namesLimit) namesForInstances.set(sent, stays ? null : name)
+  return stays ? null : name
+}
+
+function requestHeaders(request: IncomingMessage): string {
   const dropped = connectionOptions(request.headers.connection)
   const { rawHeaders } = request
-  const headers: string[] = []
+  let lines = ''
   for (let index = 0; index < rawHeaders.length; index += 2) {
-    const name = rawHeaders[index]!.toLowerCase()
-    if (hopByHop.has(name) || notForInstances.has(name) || dropped?.has(name)) continue
-    if (notForInstancesPrefixes.some(prefix => name.startsWith(prefix))) continue
-    headers.push(name, rawHeaders[index + 1]!)
+    const name = nameForInstances(rawHeaders[index]!)
+    if (name === null || dropped?.has(name)) continue
+    lines += `${name}: ${rawHeaders[index + 1]}\r\n`
   }
-  for (const name in own) headers.push(name, own[name]!)
-  return headers
+  return lines
 }
 
-function responseHeaders(headers: Record<string, string | string[] | undefined>): Record<string, string | string[]> {
-  const dropped = connectionOptions([headers.connection ?? []].flat().join(','))
-  const kept: Record<string, string | string[]> = {}
-  for (const name in headers) {
-    const value = headers[name]
-    if (value === undefined || hopByHop.has(name) || notForClients.has(name) || dropped?.has(name)) continue
-    if (name.startsWith('x-sdp-')) continue
-    kept[name] = value
+function responseHeaders(headers: string[]): string[] {
+  let options = ''
+  let events = false
+  for (let index = 0; index < headers.length; index += 2) {
+    const value = headers[index + 1]!
+    if (headers[index] === 'connection') options += options === '' ? value : `,${value}`
+    else if (headers[index] === 'content-type') events = value.startsWith('text/event-stream')
   }
-  if (typeof kept['content-type'] === 'string' && kept['content-type'].startsWith('text/event-stream')) {
-    // for proxies between us and the client: neither collect nor compress events
-    kept['cache-control'] = 'no-cache, no-transform'
-    kept['x-accel-buffering'] = 'no'
+  const dropped = connectionOptions(options)
+  const kept: string[] = []
+  for (let index = 0; index < headers.length; index += 2) {
+    const name = headers[index]!
+    if (notForClients.has(name) || dropped?.has(name) || name.startsWith('x-sdp-')) continue
+    if (events && (name === 'cache-control' || name === 'x-accel-buffering')) continue
+    kept.push(name, headers[index + 1]!)
   }
+  // for proxies between us and the client: neither collect nor compress events
+  if (events) kept.push('cache-control', 'no-cache, no-transform', 'x-accel-buffering', 'no')
   return kept
 }
 

@@ -1,11 +1,11 @@
-import { Pool } from 'undici'
+import { createUpstream, type Upstream } from './upstream.ts'
 
 /** Where a user's instance is, and the connections to it. */
 export type Route = {
   userId: string
   address: string
   generation: number
-  pool: Pool
+  upstream: Upstream
 }
 
 /**
@@ -19,34 +19,28 @@ export interface Routes {
   close(): Promise<void>
 }
 
+const sweepMs = 5_000
+
 export function createRoutes(): Routes {
   const routes = new Map<string, Route>()
-  const retire = (route: Route) => void route.pool.close().catch(() => {})
+  const sweeper = setInterval(() => {
+    for (const route of routes.values()) route.upstream.sweep()
+  }, sweepMs)
+  sweeper.unref()
   return {
     get: userId => routes.get(userId),
     set(userId, to) {
       const current = routes.get(userId)
       if (current && to && current.address === to.address && current.generation === to.generation) return
-      if (to)
-        routes.set(userId, {
-          userId,
-          ...to,
-          // each held stream occupies a connection, so their number is not limited here
-          pool: new Pool(to.address, {
-            connections: null,
-            pipelining: 1,
-            keepAliveTimeout: 30_000,
-            connect: { timeout: 2_000 },
-          }),
-        })
+      if (to) routes.set(userId, { userId, ...to, upstream: createUpstream(to.address) })
       else routes.delete(userId)
-      if (current) retire(current)
+      current?.upstream.retire()
     },
     all: () => [...routes.values()],
     async close() {
-      const open = [...routes.values()]
+      clearInterval(sweeper)
+      for (const route of routes.values()) route.upstream.destroy()
       routes.clear()
-      await Promise.all(open.map(route => route.pool.destroy().catch(() => {})))
     },
   }
 }
