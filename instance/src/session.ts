@@ -152,17 +152,19 @@ const askedForMs = 10 * 60_000
 /** Elicitation with one yes/no field; a client without it cannot ask. */
 async function ask(mcp: McpServer, question: string, signal: AbortSignal): Promise<'yes' | 'no' | 'unsupported'> {
   if (!mcp.server.getClientCapabilities()?.elicitation) return 'unsupported'
-  const answer = await mcp.server.elicitInput(
-    {
-      message: question,
-      requestedSchema: {
-        type: 'object',
-        properties: { confirm: { type: 'boolean', title: 'Go ahead', default: false } },
-        required: ['confirm'],
-      },
-    },
-    { signal, timeout: askedForMs },
-  )
+  const requestedSchema = {
+    type: 'object' as const,
+    properties: { confirm: { type: 'boolean' as const, title: 'Go ahead', default: false } },
+    required: ['confirm'],
+  }
+  let answer: Awaited<ReturnType<typeof mcp.server.elicitInput>>
+  try {
+    answer = await mcp.server.elicitInput({ message: question, requestedSchema }, { signal, timeout: askedForMs })
+  } catch (error) {
+    if (signal.aborted) throw error
+    // it said that it can ask and then did not, or nobody answered: the preview is left
+    return 'unsupported'
+  }
   return answer.action === 'accept' && answer.content?.confirm === true ? 'yes' : 'no'
 }
 

@@ -49,6 +49,7 @@ export type SdpClient = { bind(options: { signal: AbortSignal; onRequest?: () =>
 const acceptType = 'application/vnd.manageengine.sdp.v3+json'
 const readTimeoutMs = 20_000
 const writeTimeoutMs = 30_000
+const downloadTimeoutMs = 60_000
 /** A wait longer than this is the caller's business: we answer `limited` with the number of seconds. */
 const longestWaitSeconds = 15
 const longestUrl = 8_000
@@ -234,7 +235,11 @@ export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens
             call: 'GET attachment',
           })
         }
-        const request = { method: 'GET' as const, path: { path: target.pathname, template: '/attachment' } }
+        const request = {
+          method: 'GET' as const,
+          path: { path: target.pathname, template: '/attachment' },
+          timeoutMs: downloadTimeoutMs,
+        }
         return authorized(
           async token => {
             const headers = { Authorization: `Zoho-oauthtoken ${token}`, Accept: '*/*' }

@@ -84,7 +84,7 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
     const identity = context.user.email ? { email: context.user.email } : await zohoIdentity(sdp)
     if (!identity?.email) {
       throw new SdpError('invalid-value', 'It is not known who "me" is: this user has no e-mail address here.', {
-        nextStep: `Name the person by e-mail or name, or ask the administrator to set the e-mail of "${context.user.username}".`,
+        nextStep: `Name the person by e-mail or name; or let the administrator set the e-mail of "${context.user.username}", or authorize again with the scope AaaServer.profile.READ.`,
       })
     }
     const { email } = identity
@@ -141,6 +141,18 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
       )
     },
   }
+}
+
+/** A criterion that a field holds this person. */
+export function personIs(field: string, reference: PersonReference): Condition {
+  return 'id' in reference ? is(`${field}.id`, reference.id) : is(`${field}.email_id`, reference.email_id)
+}
+
+/** Whether a user reference of a record means this person. */
+export function isPerson(value: unknown, person: Person): boolean {
+  const id = text(at(value, 'id'))
+  if (id !== undefined && person.id !== undefined) return id === person.id
+  return person.email !== undefined && text(at(value, 'email_id'))?.toLowerCase() === person.email.toLowerCase()
 }
 
 type Source = { path: SdpPath; info: ListInfo; isTechnician?: boolean; probe?: boolean }

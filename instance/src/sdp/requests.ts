@@ -1,7 +1,7 @@
 import type { Sdp, SdpPage } from './client.ts'
 import { isSdpError, SdpError } from './errors.ts'
 import { isObject, type Json, rows, text } from './json.ts'
-import type { ListInfo } from './list-info.ts'
+import { type Condition, criteria, type ListInfo } from './list-info.ts'
 import { path } from './path.ts'
 import type { Records } from './records.ts'
 
@@ -14,6 +14,8 @@ export interface Requests {
   id(sdp: Sdp, reference: string): Promise<string>
   get(sdp: Sdp, id: string): Promise<Json>
   list(sdp: Sdp, info: ListInfo): Promise<SdpPage>
+  /** How many tickets fit; one call that brings no rows worth mentioning. */
+  count(sdp: Sdp, condition: Condition | undefined): Promise<number>
   create(sdp: Sdp, request: Json): Promise<Json>
   update(sdp: Sdp, id: string, request: Json): Promise<Json>
   notes(sdp: Sdp, id: string): Promise<Json[]>
@@ -32,6 +34,16 @@ export function createRequests(records: Records): Requests {
       return entity(await sdp.get(path`/requests/${id}`), 'request')
     },
     list: (sdp, info) => sdp.list(path`/requests`, info),
+    async count(sdp, condition) {
+      const page = await sdp.list(path`/requests`, {
+        row_count: 1,
+        start_index: 1,
+        get_total_count: true,
+        search_criteria: criteria(condition),
+        fields_required: ['id'],
+      })
+      return page.total ?? page.rows.length
+    },
     async create(sdp, request) {
       const created = entity(await sdp.post(path`/requests`, { request }), 'request')
       return created

@@ -1,10 +1,10 @@
 import { isSdpError } from '../sdp/errors.ts'
 import { at, type Json, text } from '../sdp/json.ts'
 import { child, type SdpPath } from '../sdp/path.ts'
-import { attachments, taskRow, worklogRow } from './core/get-request.ts'
 import type { ToolCall } from './define.ts'
 import { strangersHtml, strangersLine } from './markdown.ts'
 import { plainValue } from './request-view.ts'
+import { attachments } from './rows.ts'
 
 /** Keys that say nothing to a reader. */
 const technical = new Set([
@@ -76,14 +76,3 @@ export function unavailable(error: unknown): string {
   if (!isSdpError(error, 'missing-scope', 'not-found', 'denied', 'invalid-value', 'drift')) throw error
   return `not available: ${error.message}`
 }
-
-export function noteRow(raw: Json, zone: string): Json {
-  return {
-    id: text(raw.id),
-    author: plainValue(raw.created_by ?? raw.added_by ?? raw.performed_by, zone),
-    at: plainValue(raw.created_time ?? raw.added_time ?? raw.performed_time, zone),
-    text: strangersHtml(raw.description),
-  }
-}
-
-export { taskRow, worklogRow }

@@ -139,9 +139,9 @@ export async function resolveCustomFields(
       )
     }
     const key = field?.key ?? name
-    payload[key] = customValue(field, key, value, { now: call.context.now(), zone })
-    asked[`udf_fields.${key}`] =
-      value === null ? null : typeof value === 'object' ? JSON.stringify(value) : String(value)
+    const custom = customValue(field, key, value, { now: call.context.now(), zone })
+    payload[key] = custom.value
+    asked[`udf_fields.${key}`] = custom.shown
   }
   return { payload, asked }
 }
@@ -155,22 +155,27 @@ function customValue(
   key: string,
   value: unknown,
   clock: { now: number; zone: string },
-): unknown {
-  if (value === null || isObject(value)) return value
+): { value: unknown; shown: string | null } {
+  if (value === null) return { value, shown: null }
+  const plainly = (sent: unknown) => ({
+    value: sent,
+    shown: typeof value === 'object' ? JSON.stringify(value) : String(value),
+  })
+  if (isObject(value)) return plainly(value)
   const type = field?.type ?? ''
   if (type === 'datestamp' || type === 'date') {
-    const instant = parseInstant(String(value), clock)
-    // a day without a time travels as a day
-    return { value: formatInstant(instant, clock.zone).slice(0, 10) }
+    // a day without a time travels as a day (fact sheet 5)
+    const day = formatInstant(parseInstant(String(value), clock), clock.zone).slice(0, 10)
+    return { value: { value: day }, shown: day }
   }
   if (type === 'datetime' || (type === '' && /^(date_|dt_|udf_date)/.test(key))) {
-    return { value: String(parseInstant(String(value), clock)) }
+    const instant = parseInstant(String(value), clock)
+    return { value: { value: String(instant) }, shown: formatInstant(instant, clock.zone) }
   }
   if (type === 'lookup' || type === 'refered_field' || (type === '' && key.startsWith('ref_'))) {
     const reference = (item: unknown) =>
       /^\d{12,}$/.test(String(item)) ? { id: String(item) } : { name: String(item) }
-    return Array.isArray(value) ? value.map(reference) : reference(value)
+    return plainly(Array.isArray(value) ? value.map(reference) : reference(value))
   }
-  if (field?.takesMany && !Array.isArray(value)) return [value]
-  return value
+  return plainly(field?.takesMany && !Array.isArray(value) ? [value] : value)
 }

@@ -4,8 +4,9 @@ import { name, text } from '../../sdp/json.ts'
 import { recordPath } from '../../sdp/records.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
-import { below, detail, noteRow, taskRow, unavailable, worklogRow } from '../record-view.ts'
+import { below, detail, unavailable } from '../record-view.ts'
 import { time } from '../request-view.ts'
+import { noteRow, taskRow, worklogRow } from '../rows.ts'
 
 const includes = ['tasks', 'notes', 'worklogs', 'approvals', 'downtimes'] as const
 

@@ -8,7 +8,7 @@ import { defineTool, type ToolCall } from '../define.ts'
 import { visible } from '../markdown.ts'
 import { dryRun, parentId } from '../params.ts'
 import { ToolError } from '../result.ts'
-import { attachments } from './get-request.ts'
+import { attachments } from '../rows.ts'
 
 const modules = ['request', 'problem', 'change', 'release', 'project', 'solution', 'asset'] as const
 /** A client that works on production sites limits itself to this (fact sheet 19). */

@@ -8,8 +8,8 @@ import { diff } from '../diff.ts'
 import { textToHtml } from '../markdown.ts'
 import { dryRun, optionName, parentId, parentModule, projectId } from '../params.ts'
 import { type Parent, resolveParent } from '../parent.ts'
+import { taskRow } from '../rows.ts'
 import { resolveTask, taskInputs } from '../task.ts'
-import { taskRow } from './get-request.ts'
 
 export const addTask = defineTool({
   name: 'add_task',

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { at, flag, type Json, text } from '../../sdp/json.ts'
 import { all, atLeast, criteria, is } from '../../sdp/list-info.ts'
+import { personIs } from '../../sdp/people.ts'
 import { plain } from '../../sdp/similar.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { diff } from '../diff.ts'
@@ -8,7 +9,6 @@ import { dryRun, optionName } from '../params.ts'
 import { type RequestFieldInput, requestFieldInputs, resolveFields } from '../request-fields.ts'
 import { requestRow, rowFields } from '../request-view.ts'
 import { ToolError } from '../result.ts'
-import { personIs } from './search-requests.ts'
 
 const lookBackMs = 14 * 24 * 3_600_000
 

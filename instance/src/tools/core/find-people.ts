@@ -1,10 +1,9 @@
 import { z } from 'zod'
 import { all, is } from '../../sdp/list-info.ts'
 import type { Person } from '../../sdp/people.ts'
+import { personIs } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { optionName } from '../params.ts'
-import { count } from './get-queue-summary.ts'
-import { personIs } from './search-requests.ts'
 
 /** Counting costs a call per person. */
 const mostCounted = 5
@@ -59,5 +58,5 @@ async function openTickets(call: ToolCall, person: Person): Promise<number | und
   const reference = person.id ? { id: person.id } : person.email ? { email_id: person.email } : undefined
   if (!reference) return undefined
   const field = person.isTechnician ? 'technician' : 'requester'
-  return count(call.sdp, all(is('status.in_progress', true), personIs(field, reference)))
+  return call.requests.count(call.sdp, all(is('status.in_progress', true), personIs(field, reference)))
 }

@@ -1,14 +1,13 @@
 import { z } from 'zod'
-import type { Sdp } from '../../sdp/client.ts'
 import { isSdpError } from '../../sdp/errors.ts'
 import { at, type Json, rows, text } from '../../sdp/json.ts'
-import { all, atLeast, atMost, type Condition, criteria, is, isEmpty } from '../../sdp/list-info.ts'
+import { all, atLeast, atMost, type Condition, is, isEmpty } from '../../sdp/list-info.ts'
 import { path } from '../../sdp/path.ts'
+import { personIs } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { optionName } from '../params.ts'
 import { ToolError } from '../result.ts'
 import { today } from '../time.ts'
-import { personIs } from './search-requests.ts'
 
 const scopes = ['mine', 'my_groups', 'unassigned', 'all'] as const
 /** Values beyond these are summed up as "other". */
@@ -33,15 +32,20 @@ export const getQueueSummary = defineTool({
       await scopeCondition(call, scope),
       await groupCondition(call, group),
     )
-    const open = await count(call.sdp, base)
+    const open = await call.requests.count(call.sdp, base)
     if (open === 0) return { data: { scope, open } }
     const clock = { now: call.context.now(), zone: await call.zone() }
     const { start, end } = today(clock)
     const [overdue, dueToday, unanswered, unassigned, byStatus, byPriority] = await Promise.all([
-      count(call.sdp, all(base, atMost('due_by_time', clock.now))),
-      count(call.sdp, all(base, atLeast('due_by_time', start), atMost('due_by_time', end - 1))),
-      count(call.sdp, all(base, isEmpty('responded_time'))),
-      scope === 'unassigned' ? open : scope === 'mine' ? undefined : count(call.sdp, all(base, isEmpty('technician'))),
+      call.requests.count(call.sdp, all(base, atMost('due_by_time', clock.now))),
+      call.requests.count(call.sdp, all(base, atLeast('due_by_time', start), atMost('due_by_time', end - 1))),
+      // not every site can search for an empty time
+      quiet(() => call.requests.count(call.sdp, all(base, isEmpty('responded_time')))),
+      scope === 'unassigned'
+        ? open
+        : scope === 'mine'
+          ? undefined
+          : call.requests.count(call.sdp, all(base, isEmpty('technician'))),
       byValue(call, base, 'status', open),
       byValue(call, base, 'priority', open),
     ])
@@ -115,23 +119,13 @@ async function quiet<T>(work: () => Promise<T>): Promise<T | undefined> {
   }
 }
 
-/** One call that brings no rows worth mentioning. */
-export async function count(sdp: Sdp, condition: Condition | undefined): Promise<number> {
-  const page = await sdp.list(path`/requests`, {
-    row_count: 1,
-    start_index: 1,
-    get_total_count: true,
-    search_criteria: criteria(condition),
-    fields_required: ['id'],
-  })
-  return page.total ?? page.rows.length
-}
-
 async function byValue(call: ToolCall, base: Condition | undefined, field: string, total: number): Promise<Json> {
   const { options } = await call.names.options(call.sdp, field)
   const open = options.filter(({ note }) => note !== 'ends the work').slice(0, mostValues)
   const counts = await Promise.all(
-    open.map(async ({ id, name }) => [name, await count(call.sdp, all(base, is(`${field}.id`, id)))] as const),
+    open.map(
+      async ({ id, name }) => [name, await call.requests.count(call.sdp, all(base, is(`${field}.id`, id)))] as const,
+    ),
   )
   const rest = total - counts.reduce((sum, [, number]) => sum + number, 0)
   const found = counts.filter(([, number]) => number > 0)

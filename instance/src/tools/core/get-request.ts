@@ -7,6 +7,7 @@ import { defineTool, type ToolCall } from '../define.ts'
 import { strangersHtml, strangersLine } from '../markdown.ts'
 import { requestId } from '../params.ts'
 import { plainValue, requestDetail, time } from '../request-view.ts'
+import { attachments, taskRow, worklogRow } from '../rows.ts'
 
 const includes = [
   'description',
@@ -124,31 +125,6 @@ function refusal(error: unknown): string {
   return `not available: ${error.message}`
 }
 
-export function taskRow(row: Json, zone: string): Json {
-  return {
-    id: text(row.id),
-    title: strangersLine(row.title),
-    status: name(row.status),
-    owner: name(row.owner),
-    group: name(row.group),
-    due: time(row.scheduled_end_time, zone),
-    percent: row.percentage_completion,
-    overdue: flag(row.overdue) || undefined,
-  }
-}
-
-export function worklogRow(row: Json, zone: string): Json {
-  const { hours, minutes } = (isObject(row.time_spent) ? row.time_spent : {}) as Json
-  return {
-    id: text(row.id),
-    owner: name(row.owner),
-    start: time(row.start_time, zone),
-    minutes: Number(text(hours) ?? 0) * 60 + Number(text(minutes) ?? 0),
-    type: name(row.worklog_type),
-    description: strangersLine(row.description, 300),
-  }
-}
-
 async function approvals(sdp: Sdp, id: string, zone: string): Promise<unknown> {
   try {
     const levels = await sdp.list(path`/requests/${id}/approval_levels`, { row_count: 10, start_index: 1 })
@@ -193,15 +169,6 @@ async function linked(sdp: Sdp, id: string): Promise<unknown> {
   } catch (error) {
     return refusal(error)
   }
-}
-
-export function attachments(raw: Json): Json[] {
-  return rows(raw.attachments).map(row => ({
-    id: text(row.id) ?? text(row.file_id),
-    name: strangersLine(row.name),
-    type: text(row.content_type),
-    size: text(at(row, 'size.display_value')) ?? text(row.size) ?? text(at(row, 'size.value')),
-  }))
 }
 
 function custom(raw: Json, zone: string): Json | undefined {

@@ -3,7 +3,7 @@ import { flag, name, text } from '../../sdp/json.ts'
 import { defineTool } from '../define.ts'
 import { htmlToMarkdown, untrusted } from '../markdown.ts'
 import { time } from '../request-view.ts'
-import { attachments } from './get-request.ts'
+import { attachments } from '../rows.ts'
 import { solutionRow } from './search-solutions.ts'
 
 const partLength = 20_000

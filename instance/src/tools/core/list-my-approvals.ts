@@ -1,9 +1,9 @@
 import { z } from 'zod'
 import { type ApprovalModule, approvalsOf, isPending } from '../../sdp/approvals.ts'
 import { isSdpError } from '../../sdp/errors.ts'
-import { at, type Json, name, text } from '../../sdp/json.ts'
+import { type Json, name, text } from '../../sdp/json.ts'
 import { contains, criteria } from '../../sdp/list-info.ts'
-import type { Person } from '../../sdp/people.ts'
+import { isPerson, type Person } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
 import { time } from '../request-view.ts'
@@ -90,10 +90,4 @@ async function ofMine(
       sent: time(approval.sent_on, zone),
       url: call.site.link(`${module}s`, id),
     }))
-}
-
-export function isPerson(value: unknown, person: Person): boolean {
-  const id = text(at(value, 'id'))
-  if (id !== undefined && person.id !== undefined) return id === person.id
-  return text(at(value, 'email_id'))?.toLowerCase() === person.email?.toLowerCase()
 }

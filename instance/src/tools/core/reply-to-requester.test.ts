@@ -72,6 +72,20 @@ it('asks the person where the client can', async () => {
   expect(questions.at(-1)).toContain('Fixed')
 })
 
+it('a client that cannot ask after all gets the preview', async () => {
+  const session = await desk.connect(await desk.context('carol'), {
+    client: {
+      elicitation: () => {
+        throw new Error('no window')
+      },
+    },
+  })
+  expect(await session.ok('reply_to_requester', { request_id: number, text: 'x', mode: 'send' })).toMatchObject({
+    sent: false,
+    confirm_token: expect.any(String),
+  })
+})
+
 it('where the site does not offer it, it says so, sends nothing and writes no note instead', async () => {
   desk.simulator.faults.set({ repliesRefused: true })
   const posts = () => desk.simulator.log.list().filter(({ method }) => method === 'POST').length

@@ -15,10 +15,10 @@ import {
   narrowed,
   paging,
 } from '../../sdp/list-info.ts'
-import type { PersonKind, PersonReference } from '../../sdp/people.ts'
 import { parseReference } from '../../sdp/records.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { date, defaultLimit, limit, optionName, page, person } from '../params.ts'
+import { byPerson, namedAny } from '../record-search.ts'
 import { requestRow, rowFields } from '../request-view.ts'
 import { parseInstant, today } from '../time.ts'
 
@@ -139,13 +139,13 @@ async function fieldConditions(input: Input, call: ToolCall, clock: Clock): Prom
     )
   return all(
     textCondition(input.text),
-    await named(call, 'status', input.status),
-    await named(call, 'priority', input.priority),
-    await named(call, 'group', input.group),
-    await named(call, 'category', input.category),
-    await named(call, 'site', input.site),
+    await namedAny(call, 'status', input.status),
+    await namedAny(call, 'priority', input.priority),
+    await namedAny(call, 'group', input.group),
+    await namedAny(call, 'category', input.category),
+    await namedAny(call, 'site', input.site),
     await byPerson(call, 'technician', input.technician),
-    await byPerson(call, 'requester', input.requester),
+    await byPerson(call, 'requester', input.requester, 'requester'),
     range('created_time', input.created_from, input.created_to),
     range('last_updated_time', input.updated_from, input.updated_to),
     range('due_by_time', input.due_from, input.due_to),
@@ -185,31 +185,4 @@ function textCondition(text: string | undefined): Condition | undefined {
   if (!/^(#|[A-Za-z]{1,5}-)?\d{1,11}$/.test(text.trim())) return words
   const reference = parseReference('request', text)
   return any(words, 'number' in reference ? is('display_id', reference.number) : undefined)
-}
-
-async function named(call: ToolCall, field: string, names: string[] | undefined): Promise<Condition | undefined> {
-  if (!names || names.length === 0) return undefined
-  const isNone = (name: string) => /^(none|empty)$/i.test(name)
-  const found = await Promise.all(
-    names.filter(name => !isNone(name)).map(name => call.names.resolve(call.sdp, field, name)),
-  )
-  return any(
-    found.length > 0 ? is(`${field}.id`, ...found.map(({ id }) => id)) : undefined,
-    names.some(isNone) ? isEmpty(field) : undefined,
-  )
-}
-
-async function byPerson(
-  call: ToolCall,
-  field: PersonKind & string,
-  who: string | undefined,
-): Promise<Condition | undefined> {
-  if (who === undefined) return undefined
-  if (/^(none|nobody|unassigned)$/i.test(who.trim())) return isEmpty(field)
-  const { reference } = await call.people.resolve(call.sdp, who, field, field)
-  return personIs(field, reference)
-}
-
-export function personIs(field: string, reference: PersonReference): Condition {
-  return 'id' in reference ? is(`${field}.id`, reference.id) : is(`${field}.email_id`, reference.email_id)
 }

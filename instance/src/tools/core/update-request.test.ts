@@ -63,6 +63,29 @@ it('the same call twice leaves the same state', async () => {
   ])
 })
 
+it('takes additional fields of every type, by key or label', async () => {
+  const { number } = await fresh()
+  const result = await carol.ok('update_request', {
+    request_id: number,
+    custom_fields: {
+      Environment: 'Test',
+      num_affected_users: 3,
+      date_last_worked: '2025-03-31 14:30',
+      dt_needed_by: 'tomorrow',
+      bool_remote_ok: true,
+      txt_affected_tools: ['Editor'],
+    },
+  })
+  expect(result.changes.filter((change: { note?: string }) => change.note)).toEqual([])
+  const { custom } = await carol.ok('get_request', { request_id: number })
+  expect(custom).toMatchObject({
+    txt_environment: 'Test',
+    num_affected_users: 3,
+    date_last_worked: expect.stringMatching(/^2025-03-31T14:30/),
+    bool_remote_ok: true,
+  })
+})
+
 it('explains a locked priority and changes nothing', async () => {
   const { number } = await fresh({ priority: 'Low' })
   desk.simulator.faults.set({ priorityLocked: true })

@@ -9,8 +9,8 @@ import { escapeHtml } from '../markdown.ts'
 import { dryRun, parentId, parentModule, projectId } from '../params.ts'
 import { resolveParent } from '../parent.ts'
 import { ToolError } from '../result.ts'
+import { taskRow } from '../rows.ts'
 import { resolveTask, taskInputs } from '../task.ts'
-import { taskRow } from './get-request.ts'
 
 export const updateTask = defineTool({
   name: 'update_task',

@@ -1,10 +1,10 @@
 import { z } from 'zod'
 import { child } from '../../sdp/path.ts'
 import { entity } from '../../sdp/requests.ts'
-import { worklogRow } from '../core/get-request.ts'
 import { defineTool } from '../define.ts'
 import { dryRun, parentId, parentModule, projectId } from '../params.ts'
 import { resolveParent } from '../parent.ts'
+import { worklogRow } from '../rows.ts'
 import { deleteAfterConsent } from './delete-below.ts'
 
 export const deleteWorklog = defineTool({

@@ -1,8 +1,9 @@
 import { z } from 'zod'
 import { recordPath } from '../../sdp/records.ts'
 import { defineTool } from '../define.ts'
-import { below, detail, taskRow } from '../record-view.ts'
+import { below, detail } from '../record-view.ts'
 import { plainValue } from '../request-view.ts'
+import { taskRow } from '../rows.ts'
 import { milestoneRow } from './project.ts'
 
 const includes = ['milestones', 'tasks', 'members'] as const

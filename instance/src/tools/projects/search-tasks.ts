@@ -5,7 +5,7 @@ import { path } from '../../sdp/path.ts'
 import { defineTool } from '../define.ts'
 import { date, defaultLimit } from '../params.ts'
 import { between, byPerson, namedAny, namesInput, pagingInputs, personInput, textIn } from '../record-search.ts'
-import { taskRow } from '../record-view.ts'
+import { taskRow } from '../rows.ts'
 
 const modules = ['request', 'problem', 'change', 'release', 'project', 'milestone'] as const
 

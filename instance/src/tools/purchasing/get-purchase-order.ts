@@ -1,7 +1,8 @@
 import { z } from 'zod'
 import { recordPath } from '../../sdp/records.ts'
 import { defineTool } from '../define.ts'
-import { below, detail, noteRow } from '../record-view.ts'
+import { below, detail } from '../record-view.ts'
+import { noteRow } from '../rows.ts'
 
 export const getPurchaseOrder = defineTool({
   name: 'get_purchase_order',

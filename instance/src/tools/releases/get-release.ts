@@ -1,7 +1,8 @@
 import { z } from 'zod'
 import { recordPath } from '../../sdp/records.ts'
 import { defineTool } from '../define.ts'
-import { below, detail, noteRow, taskRow, worklogRow } from '../record-view.ts'
+import { below, detail } from '../record-view.ts'
+import { noteRow, taskRow, worklogRow } from '../rows.ts'
 
 const includes = ['tasks', 'notes', 'worklogs'] as const
 
