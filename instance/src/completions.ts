@@ -1,8 +1,8 @@
 import { Cache } from './sdp/cache.ts'
 import { text } from './sdp/json.ts'
 import { all, criteria, is } from './sdp/list-info.ts'
+import { personIs } from './sdp/people.ts'
 import type { Services } from './services.ts'
-import { personIs } from './tools/core/search-requests.ts'
 import { strangersLine } from './tools/markdown.ts'
 
 /** Suggestions while a person types an argument. They are a convenience: a failure suggests nothing. */
