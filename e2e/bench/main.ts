@@ -1,19 +1,28 @@
 import { provision } from './provision.ts'
+import { proxy } from './proxy/proxy.ts'
 
 /**
- * `npm run bench [name] [-- rounds]`: measures, prints ratios, writes e2e/bench/results/<name>.{json,md}. Compares side by
- * side in one run, because machines are noisy. Not a test: nothing is asserted.
+ * `npm run bench [name] [-- rounds | short]`: measures, prints ratios, writes e2e/bench/results/<name>.{json,md}. Compares
+ * side by side in one run, because machines are noisy. Not a test: nothing is asserted.
  */
 
-const benchmarks: Record<string, (rounds: number) => Promise<void>> = { provision: rounds => provision({ rounds }) }
+const benchmarks: Record<string, (options: { rounds?: number; short: boolean }) => Promise<void>> = {
+  provision: ({ rounds, short }) => provision({ rounds: rounds ?? (short ? 3 : 11) }),
+  proxy: ({ rounds, short }) => proxy({ rounds: rounds ?? 5, short }),
+}
 
-const [name, rounds] = process.argv.slice(2)
+const [name, size] = process.argv.slice(2)
+const rounds = size === undefined || size === 'short' ? undefined : Number(size)
+if (rounds !== undefined && !(Number.isInteger(rounds) && rounds > 0))
+  stop(`"${size}" is neither a number of rounds nor "short".`)
 const chosen = name ? { [name]: benchmarks[name] } : benchmarks
 for (const [title, work] of Object.entries(chosen)) {
-  if (!work) {
-    process.stderr.write(`there is no benchmark "${title}". Choose from: ${Object.keys(benchmarks).join(', ')}\n`)
-    process.exit(1)
-  }
+  if (!work) stop(`there is no benchmark "${title}". Choose from: ${Object.keys(benchmarks).join(', ')}`)
   process.stdout.write(`== ${title}\n`)
-  await work(rounds ? Number(rounds) : 11)
+  await work({ rounds, short: size === 'short' }).catch((error: Error) => stop(error.message))
+}
+
+function stop(reason: string): never {
+  process.stderr.write(`bench: ${reason}\n`)
+  process.exit(1)
 }

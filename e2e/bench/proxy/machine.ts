@@ -1,0 +1,147 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { availableParallelism, homedir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+
+/** What the benchmark asks of the operating system: programs, cores, CPU time, memory. Linux only. */
+
+const cores = availableParallelism()
+/** With two cores or more, proxies have one for themselves, and load and instances share another. */
+export const proxyCore = 0
+export const loadCore = cores > 1 ? 1 : 0
+
+/** Binds a process, and what it starts later, to one core. */
+export function pin(pid: number, core: number): void {
+  execFileSync('taskset', ['--all-tasks', '--cpu-list', '--pid', String(core), String(pid)], { stdio: 'ignore' })
+}
+
+/** @throws Error that names what is missing and how to get it */
+export function needPrograms(names: string[]): void {
+  const folders = [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin']
+  const missing = names.filter(name => !folders.some(folder => folder && existsSync(join(folder, name))))
+  if (missing.length === 0) return
+  const hint = process.getuid?.() === 0 ? 'apt-get install' : 'sudo apt-get install'
+  throw new Error(
+    `This benchmark compares with other programs, and these are missing: ${missing.join(', ')}. On Debian: ${hint} ${missing.map(name => debianPackages[name] ?? name).join(' ')}`,
+  )
+}
+const debianPackages: Record<string, string> = { nginx: 'nginx-light', taskset: 'util-linux' }
+
+const compared = { 'configurable-http-proxy': '5.3.0', supergateway: '4.0.0' }
+
+/**
+ * Installs the compared npm packages beside the project, once.
+ * @returns the folder that holds their `node_modules`
+ */
+export function installCompared(): string {
+  const folder = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'sdp-mcp-bench')
+  const wanted = JSON.stringify({ private: true, dependencies: compared }, null, 2)
+  const manifest = join(folder, 'package.json')
+  if (existsSync(join(folder, 'complete')) && readFileSync(join(folder, 'complete'), 'utf8') === wanted) return folder
+  process.stdout.write(`installing ${Object.keys(compared).join(' and ')} into ${folder} ...\n`)
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(manifest, wanted)
+  try {
+    execFileSync('npm', ['install', '--no-audit', '--no-fund', '--ignore-scripts', '--loglevel=error'], {
+      cwd: folder,
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+  } catch (error) {
+    throw new Error(
+      `npm could not install the proxies to compare with. Is there a way to its registry?\n${(error as { stderr?: Buffer }).stderr}`,
+    )
+  }
+  writeFileSync(join(folder, 'complete'), wanted)
+  return folder
+}
+
+/** CPU time that all threads of these processes have used, in microseconds. The scheduler counts it, so other load does not. */
+export function cpuMicros(pids: number[]): number {
+  let nanos = 0
+  for (const pid of pids)
+    for (const task of readdirSync(`/proc/${pid}/task`))
+      try {
+        nanos += Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, 'utf8').split(' ')[0])
+      } catch {
+        // the thread has just ended
+      }
+  return nanos / 1000
+}
+
+/** Resident memory of these processes in KB. */
+export function residentKb(pids: number[]): number {
+  let sum = 0
+  for (const pid of pids) sum += Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0)
+  return sum
+}
+
+/** How many files a process may hold open; a proxied stream takes two. */
+export function openFilesLimit(): number {
+  return Number(/Max open files\s+(\d+)/.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? 1024)
+}
+
+export function childrenOf(pid: number): number[] {
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean).map(Number)
+}
+
+export type Program = { pid: number; output(): string; stop(signal?: NodeJS.Signals): Promise<void> }
+
+/** Starts a program on one core. Its output is kept for the case that it fails. */
+export function start(
+  command: string,
+  args: string[],
+  {
+    core = proxyCore,
+    environment = {},
+    input,
+    cwd,
+  }: { core?: number; environment?: Record<string, string>; input?: string; cwd?: string } = {},
+): Program {
+  const path = `${process.env.PATH}:/usr/sbin:/sbin`
+  const child: ChildProcess = spawn('taskset', ['--cpu-list', String(core), command, ...args], {
+    env: { PATH: path, HOME: process.env.HOME ?? '/', ...environment },
+    stdio: ['pipe', 'pipe', 'pipe'],
+    ...(cwd ? { cwd } : {}),
+  })
+  let output = ''
+  const keep = (chunk: Buffer) => {
+    output = (output + chunk).slice(-4_000)
+  }
+  child.stdout?.on('data', keep)
+  child.stderr?.on('data', keep)
+  child.stdin?.on('error', () => {})
+  child.stdin?.end(input ?? '')
+  const ended = new Promise<void>(done => child.once('close', () => done()))
+  programs.add(child)
+  void ended.then(() => programs.delete(child))
+  return {
+    pid: child.pid as number,
+    output: () => output,
+    async stop(signal = 'SIGTERM') {
+      child.kill(signal)
+      const patience = setTimeout(() => child.kill('SIGKILL'), 10_000)
+      await ended
+      clearTimeout(patience)
+    },
+  }
+}
+const programs = new Set<ChildProcess>()
+process.once('exit', () => {
+  for (const child of programs) child.kill('SIGKILL')
+})
+
+/** Waits until something listens there. */
+export async function listening(port: number, program: Program, what: string): Promise<void> {
+  for (const deadline = Date.now() + 60_000; Date.now() < deadline; await delay(20)) if (await answers(port)) return
+  throw new Error(`${what} did not listen on port ${port} within 60 s:\n${program.output()}`)
+}
+
+function answers(port: number): Promise<boolean> {
+  return new Promise(done => {
+    const socket = connect(port, '127.0.0.1')
+    socket.once('connect', () => done(true)).once('error', () => done(false))
+    socket.once('connect', () => socket.destroy())
+  })
+}

@@ -1,0 +1,167 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { cpus, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { startTemplateServer } from '@sdp-mcp/migrations/testing'
+import { installCompared, loadCore, needPrograms, openFilesLimit, pin } from './machine.ts'
+import * as measure from './measures.ts'
+import { bars, emptySheet, markdown, percentile, plot, type Sheets } from './report.ts'
+import { type Instance, starters, startInstance, type Target, type TargetName } from './targets.ts'
+
+/**
+ * The proxy beside others, in one run: each round asks every target the same, one after the other, and what counts is the
+ * ratio of the medians. Ours runs as a whole control plane with its database, authentication on; the others pass everything
+ * through. A proxy has a core for itself; load and instances share the other. docs/performance.md tells what it showed.
+ */
+export async function proxy({ rounds, short }: { rounds: number; short: boolean }): Promise<void> {
+  needPrograms(['taskset', 'wrk', 'nginx', 'haproxy', 'npm'])
+  const npmFolder = installCompared()
+  pin(process.pid, loadCore)
+  const plan = short ? shortPlan : fullPlan(rounds)
+  const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-bench-'))
+  const server = await startTemplateServer()
+  const sheets: Sheets = Object.fromEntries(plan.targets.map(name => [name, emptySheet()]))
+  const say = (text: string) => process.stdout.write(`${text}\n`)
+
+  const startOne = (name: TargetName, instance: Instance) =>
+    starters[name]({ instance, postgres: server.connection, npmFolder })
+
+  // one at a time, and new processes: what a stream costs shows best in a process that has done little
+  async function hold(): Promise<void> {
+    for (const name of plan.targets) {
+      if (name === 'supergateway' || name === 'direct') continue
+      const instance = await startInstance()
+      const target = await startOne(name, instance)
+      try {
+        sheets[name]!.held = await measure.heldStreams(target, plan.held, plan.watchSeconds)
+        for (const held of sheets[name]!.held)
+          say(
+            `${name}: ${held.kbPerStream.toFixed(1)} KB a stream at ${held.streams}, a call then takes ${held.call.p99.toFixed(1)} ms at p99`,
+          )
+      } finally {
+        await target[Symbol.asyncDispose]()
+        await instance.program.stop('SIGKILL')
+      }
+    }
+  }
+
+  async function round(number: number, targets: Target[]): Promise<void> {
+    // no target always comes first
+    const order = [...targets.slice(number % targets.length), ...targets.slice(0, number % targets.length)]
+    const streaming = order.filter(({ streams }) => streams)
+    for (const { key, connections, query } of plan.calls)
+      for (const target of query ? streaming : order) {
+        const found = await measure.calls(target, { connections, seconds: plan.seconds, folder, query })
+        // the first round warms up: it compiles code, and fills caches and pools
+        if (number === 0) continue
+        const list = sheets[target.name]!.calls
+        list[key] = [...(list[key] ?? []), found]
+        say(
+          `round ${number}/${plan.rounds} ${key} ${target.name}: ${found.perSecond.toFixed(0)} calls/s, p50 ${found.p50.toFixed(3)} ms, p99 ${found.p99.toFixed(2)} ms, ${found.cpuMicrosPerCall.toFixed(0)} µs CPU a call`,
+        )
+      }
+    for (const target of streaming) {
+      const opening = await measure.streamOpening(target, plan.openings)
+      const headers = await measure.silentHeaders(target, Math.ceil(plan.openings / 10))
+      const events = await measure.eventLatency(target, plan.eventStreams, 20)
+      if (number === 0) continue
+      const sheet = sheets[target.name]!
+      sheet.opening.push(...opening)
+      sheet.headers.push(...headers)
+      sheet.events.push({ p50: percentile(events, 50), p99: percentile(events, 99) })
+      sheet.aborts.stream.push(await measure.abortNoticed(target, 'stream'))
+      sheet.aborts.call.push(await measure.abortNoticed(target, 'call'))
+      if (target.name !== 'direct') sheet.death.push(await measure.deathNoticed(target))
+      sheet.large.fast.push(await measure.largeAnswer(target, 50, 'fast'))
+      sheet.large.stopped.push(await measure.largeAnswer(target, 50, 'stopped'))
+    }
+    say(`round ${number}/${plan.rounds} done`)
+  }
+
+  try {
+    await hold()
+    await using stack = new AsyncDisposableStack()
+    const instance = await startInstance()
+    stack.defer(() => instance.program.stop('SIGKILL'))
+    const targets: Target[] = []
+    for (const name of plan.targets) targets.push(stack.use(await startOne(name, instance)))
+    for (let number = 0; number <= plan.rounds; number++) await round(number, targets)
+  } finally {
+    await server.close()
+    await rm(folder, { recursive: true, force: true })
+  }
+
+  const [cpu] = cpus()
+  const setting = `${plan.rounds} rounds of ${plan.seconds} s, Node ${process.versions.node}, ${cpus().length} cores (${cpu?.model.trim()}), at most ${openFilesLimit()} open files; medians.`
+  const results = join(import.meta.dirname, '..', 'results')
+  await mkdir(results, { recursive: true })
+  await writeFile(
+    join(results, 'proxy.json'),
+    `${JSON.stringify({ setting, bars: bars(sheets), sheets: thin(sheets) }, null, 1)}\n`,
+  )
+  await writeFile(join(results, 'proxy.md'), markdown(sheets, setting))
+  await writeFile(join(results, 'proxy.svg'), plot(sheets, setting))
+  say(`\n${markdown(sheets, setting)}\nwritten to e2e/bench/results/proxy.{json,md,svg}`)
+}
+
+/** Thousands of single openings are summed up. */
+function thin(sheets: Sheets) {
+  const summary = (values: number[]) => ({
+    count: values.length,
+    p50: percentile(values, 50),
+    p90: percentile(values, 90),
+    p99: percentile(values, 99),
+  })
+  return Object.fromEntries(
+    Object.entries(sheets).map(([name, { opening, headers, ...rest }]) => [
+      name,
+      { ...rest, opening: summary(opening), headers: summary(headers) },
+    ]),
+  )
+}
+
+type Plan = {
+  targets: TargetName[]
+  rounds: number
+  seconds: number
+  calls: { key: string; connections: number; query?: string }[]
+  /** streams opened one after the other in each round */
+  openings: number
+  eventStreams: number
+  /** how many streams are held at once, in rising order */
+  held: number[]
+  watchSeconds: number
+}
+
+// a proxied stream takes two of the files a process may have open
+const mostStreams = Math.min(10_000, Math.floor((openFilesLimit() - 500) / 2 / 500) * 500)
+
+const fullPlan = (rounds: number): Plan => ({
+  targets: ['direct', 'sdp-mcp', 'configurable-http-proxy', 'nginx', 'haproxy', 'bare node', 'supergateway'],
+  rounds,
+  seconds: 3,
+  calls: [
+    { key: '1', connections: 1 },
+    { key: '16', connections: 16 },
+    { key: '64', connections: 64 },
+    { key: '16 events', connections: 16, query: '?as=events' },
+  ],
+  openings: 300,
+  eventStreams: 500,
+  held: [2_000, mostStreams],
+  watchSeconds: 10,
+})
+
+const shortPlan: Plan = {
+  targets: ['direct', 'sdp-mcp', 'configurable-http-proxy', 'bare node'],
+  rounds: 2,
+  seconds: 1,
+  calls: [
+    { key: '1', connections: 1 },
+    { key: '16', connections: 16 },
+    { key: '64', connections: 64 },
+  ],
+  openings: 60,
+  eventStreams: 100,
+  held: [1_000],
+  watchSeconds: 2,
+}
