@@ -5,6 +5,7 @@ import { jsonSchemaTransform } from 'fastify-type-provider-zod'
 import type { Secret } from './config.ts'
 import { AppError } from './errors.ts'
 import { requireAdmin } from './http/auth.ts'
+import { describeProblems } from './http/openapi.ts'
 import { type App, createServer, type ErrorPages } from './http/server.ts'
 import { healthRoutes, type SystemRoutes, systemRoutes } from './http/system.ts'
 import { type UserRoutes, userRoutes } from './http/users.ts'
@@ -61,6 +62,7 @@ export async function buildAdminApp(
       security: [{ adminToken: [] }],
     },
     transform: jsonSchemaTransform,
+    transformObject: describeProblems,
   })
   await app.register(swaggerUi, {
     routePrefix: '/docs',

@@ -68,9 +68,10 @@ export function createServer({
 
   // "no body" is what clients mean by an empty one; an own __proto__ or constructor key is refused
   const parseJson = app.getDefaultJsonParser('error', 'error')
+  app.removeAllContentTypeParsers()
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
     if (body === '') done(null, undefined)
-    else parseJson(request, body as string, done)
+    else parseJson(request, body as string, (error, value) => done(error && malformed(body as string), value))
   })
 
   app.setErrorHandler((error: FastifyError, request, reply) =>
@@ -98,7 +99,7 @@ export function createServer({
     { schema: { hide: true } as never, config: { quiet: true } as never },
     async (request, reply) => {
       const { code } = request.params as { code: string }
-      const page = code in catalogue ? await errorPages.read(code as ErrorCode) : undefined
+      const page = Object.hasOwn(catalogue, code) ? await errorPages.read(code as ErrorCode) : undefined
       if (page === undefined) throw new AppError('not-found', 'There is no page about such an error code.')
       return reply.type('text/markdown; charset=utf-8').send(page)
     },
@@ -135,12 +136,6 @@ function fromFastify(error: FastifyError | Error): AppError | undefined {
     })
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
     return new AppError('body-too-large', `The body may have at most ${bodyLimitBytes} bytes.`, { cause: error })
-  if (error instanceof SyntaxError || code === 'FST_ERR_CTP_INVALID_JSON_BODY')
-    return new AppError(
-      'body-malformed',
-      `The body is not valid JSON: ${firstLine(error.message)}. Check quotes, commas and brackets.`,
-      { cause: error },
-    )
   if (status >= 400 && status < 500)
     return new AppError('request-invalid', `${firstLine(error.message)} (${STATUS_CODES[status]}).`, { cause: error })
   return undefined
@@ -154,14 +149,43 @@ const nothingHere = () =>
 
 const firstLine = (text: string) => text.split('\n')[0]!.slice(0, 200).replace(/\.$/, '')
 
+/** Where a body stops being JSON. Never what stands there, which might be a secret. */
+function malformed(body: string): AppError {
+  let why = 'a key of it is named __proto__ or constructor, which is not allowed'
+  try {
+    JSON.parse(body)
+  } catch (error) {
+    const at = /at position \d+( \(line \d+ column \d+\))?/.exec((error as Error).message)?.[0]
+    why = at ? `reading stopped ${at}` : 'check quotes, commas and brackets'
+  }
+  return new AppError(
+    'body-malformed',
+    `The body is not valid JSON: ${why}. Send it from a file if a shell is in the way.`,
+  )
+}
+
+const mostPlaces = 20
+
 /** All problems of one part of a request, each with a JSON pointer; never echoes a value, which might be a secret. */
 function invalid(error: z.ZodError, root: string): AppError {
-  const parts: InvalidPart[] = error.issues.flatMap(issue => {
-    const at = `${root}${issue.path.map(step => `/${String(step).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('')}`
-    if (issue.code === 'unrecognized_keys')
-      return issue.keys.map(key => ({ pointer: `${at}/${key}`, detail: 'is not a field of this object' }))
-    return [{ pointer: at, detail: issue.message.replace(/^Invalid input: /, '') }]
-  })
+  const told = new Map<string, InvalidPart>()
+  for (const issue of error.issues) {
+    const at = `${root}${issue.path.map(pointerStep).join('')}`
+    const found =
+      issue.code === 'unrecognized_keys'
+        ? issue.keys.map(key => ({ pointer: `${at}${pointerStep(key)}`, detail: 'is not a field of this object' }))
+        : [{ pointer: at, detail: issue.message.replace(/^Invalid (input|option): /, '') }]
+    // one reason a place is enough
+    for (const part of found) if (!told.has(part.pointer)) told.set(part.pointer, part)
+  }
+  // what is wrong with the whole may follow from what is wrong with its parts
+  if (told.size > 1) told.delete(root)
+  const parts = [...told.values()].slice(0, mostPlaces)
   const places = parts.map(part => `${part.pointer} ${part.detail}`).join('; ')
   return new AppError('request-invalid', `Correct the request and send it again: ${places}.`, { invalid: parts })
+}
+
+/** RFC 6901; a field of absurd length is the sender's own, and not repeated in full. */
+function pointerStep(step: PropertyKey): string {
+  return `/${String(step).slice(0, 64).replaceAll('~', '~0').replaceAll('/', '~1')}`
 }

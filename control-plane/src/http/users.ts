@@ -1,3 +1,5 @@
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { connectionStates } from '@sdp-mcp/instance/contract'
 import { z } from 'zod'
 import type { Connections } from '../connections.ts'
@@ -27,10 +29,10 @@ const created = z.object({
   endpoints: z.object({ sse: z.string(), mcp: z.string() }),
   claudeCode: z.object({ command: z.string(), mcpJson: z.record(z.string(), z.unknown()) }),
 })
-const page = z.object({
+const page = z.strictObject({
   limit: z.coerce
     .number('must be a number')
-    .int()
+    .int('must be a whole number')
     .min(1, 'must be at least 1')
     .max(200, 'must be at most 200')
     .default(50),
@@ -61,6 +63,8 @@ export function userRoutes(
         description:
           'With `Prefer: wait=<seconds>` (RFC 7240, at most 60) the answer comes when the instance is ready and the grant code is exchanged. If that fails, the answer is the problem and no user was added.',
         tags: ['users'],
+        // other headers are let through
+        headers: z.looseObject({ prefer: z.string().optional().describe('`wait=30`: see above') }),
         body: newUser,
         response: { 201: created },
       },
@@ -272,11 +276,19 @@ export function userRoutes(
         summary: 'Log of the instance, oldest line first',
         tags: ['instances'],
         params: byName,
-        querystring: z.object({
-          tail: z.coerce.number('must be a number').int().min(1).max(10_000).default(200),
+        querystring: z.strictObject({
+          tail: z.coerce
+            .number('must be a number')
+            .int('must be a whole number')
+            .min(1, 'must be at least 1')
+            .max(10_000, 'must be at most 10000')
+            .default(200),
           follow: z.enum(['true', 'false'], 'must be true or false').default('false'),
         }),
+        response: { 200: { content: { 'text/plain': { schema: z.string() } } } },
       },
+      // what follows a log for ever has no head
+      exposeHeadRoute: false,
     },
     async (request, reply) => {
       const { instance } = await users.get(request.params.username)
@@ -299,14 +311,9 @@ export function userRoutes(
         'x-accel-buffering': 'no',
       })
       reply.raw.flushHeaders()
-      try {
-        for await (const chunk of lines)
-          if (!reply.raw.write(chunk))
-            await new Promise(resolve => reply.raw.once('drain', resolve).once('close', resolve))
-      } catch (error) {
+      await pipeline(Readable.from(lines), reply.raw).catch(error => {
         if (!gone.signal.aborted) request.log.warn({ error }, 'instance.logs.failed')
-      }
-      reply.raw.end()
+      })
     },
   )
 }
