@@ -120,6 +120,14 @@ it.each([
   },
 )
 
+it('people of any kind are found with no other scope than requests', async () => {
+  const { people, sdp, context } = await open('alice', ['SDPOnDemand.requests.ALL'])
+  const found = await people.find(sdp, 'Ana Ferreira', { kind: 'any' })
+  expect(found.map(({ name }) => name)).toContain('Ana Ferreira')
+  expect((await people.resolve(sdp, 'bob okafor', 'technician', 'technician')).reference).toHaveProperty('id')
+  expect(context.tokens.invalidated).toBe(0)
+})
+
 it('an address nobody here knows is left to SDP, a name is not', async () => {
   const { people, sdp } = await open('carol')
   const { reference } = await people.resolve(sdp, 'new@northwind.example', 'requester', 'requester')

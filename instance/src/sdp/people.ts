@@ -57,11 +57,13 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
     const people = new Map<string, Person>()
     let last: unknown
     let answered = false
+    let answeredByList = false
     for (const source of sources(query, options)) {
-      if (refused.get(source.path.path)) continue
+      if (refused.get(source.path.path) || (answeredByList && source.isLastResort)) continue
       try {
         const page = await sdp.list(source.path, source.info, { probe: source.probe })
         answered = true
+        if (!source.isLastResort) answeredByList = true
         for (const person of page.rows.map(row => toPerson(row, source.isTechnician))) {
           const identity = person.id ?? person.email ?? person.name
           people.set(identity, { ...person, ...people.get(identity) })
@@ -155,7 +157,7 @@ export function isPerson(value: unknown, person: Person): boolean {
   return person.email !== undefined && text(at(value, 'email_id'))?.toLowerCase() === person.email.toLowerCase()
 }
 
-type Source = { path: SdpPath; info: ListInfo; isTechnician?: boolean; probe?: boolean }
+type Source = { path: SdpPath; info: ListInfo; isTechnician?: boolean; probe?: boolean; isLastResort?: boolean }
 
 function sources(query: string, options: FindOptions): Source[] {
   const { kind = 'any' } = options
@@ -185,7 +187,10 @@ function sources(query: string, options: FindOptions): Source[] {
   users.probe = true
   if (kind === 'technician') return [...technician, users]
   if (kind === 'requester') return [...requester, { ...scoped(path`/users`), probe: true }]
-  return [technician[0], requester[0], users].filter(source => source !== undefined)
+  const [technicians, requesters] = [technician, requester].map(([first]) => first)
+  // the request-scoped lookups need no scope of their own, but know less
+  const last = [technician, requester].map(([, scoped]) => scoped && { ...scoped, isLastResort: true })
+  return [technicians, requesters, users, ...last].filter(source => source !== undefined)
 }
 
 function named(query: string, byEmail: boolean): Condition | undefined {

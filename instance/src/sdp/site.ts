@@ -26,7 +26,15 @@ export function createSite(context: Pick<InstanceContext, 'sdp' | 'now'>): Site 
       const known = portals.get('portal')
       if (known) return known
       try {
-        const request = { method: 'GET', path: path`/portals`, outsidePortal: true, probe: true } as const
+        // every tool waits for this once: better UTC soon than the right zone late
+        const request = {
+          method: 'GET',
+          path: path`/portals`,
+          outsidePortal: true,
+          probe: true,
+          repeatable: false,
+          timeoutMs: 5_000,
+        } as const
         const { body } = await sdp.request(request)
         const found = list(body).find(
           row => text(row.app_context) === context.sdp.portal || text(row.name) === context.sdp.portal,

@@ -133,7 +133,11 @@ function parse<I extends Shape>(tool: string, schema: z.ZodObject<I>, args: unkn
   const names = Object.keys(schema.shape)
   const problems = parsed.error.issues.flatMap(issue => {
     if (issue.code !== 'unrecognized_keys') {
-      const what = /received undefined$/.test(issue.message) ? 'is missing' : issue.message
+      const what = /received undefined$/.test(issue.message)
+        ? 'is missing'
+        : /expected string, received number/.test(issue.message)
+          ? 'give it as a string: a number this long loses digits'
+          : issue.message
       return [`${issue.path.join('.') || 'input'}: ${what}`]
     }
     return issue.keys.map(key => {

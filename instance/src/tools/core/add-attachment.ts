@@ -64,7 +64,14 @@ export const addAttachment = defineTool({
     const head = { name: fileName, bytes: bytes.length, type, on: module, id, url: call.site.link(page, id) }
     if (dry_run) return { data: { ...head, dry_run: true, nothing_sent: true } }
     const uploaded = await upload(call, module, id, fileName, type, bytes)
-    return { data: { attachment_id: uploaded ?? (await idOnRecord(call, module, id, fileName)), ...head } }
+    const shown = await onRecord(call, module, id, fileName, uploaded)
+    return {
+      data: {
+        attachment_id: shown ?? uploaded,
+        ...head,
+        warning: shown ? undefined : 'The site took the file, but the record does not show it yet.',
+      },
+    }
   },
 })
 
@@ -114,12 +121,15 @@ async function upload(
   return text(at(file, 'id')) ?? text(at(file, 'file_id'))
 }
 
-async function idOnRecord(
+/** The id under which the record shows the file. */
+async function onRecord(
   call: ToolCall,
   module: (typeof modules)[number],
   id: string,
   name: string,
+  uploaded: string | undefined,
 ): Promise<string | undefined> {
-  const found = attachments(await call.records.get(call.sdp, module, id)).filter(file => file.name === name)
-  return text(found.at(-1)?.id)
+  const shown = attachments(await call.records.get(call.sdp, module, id))
+  const found = shown.find(file => file.id === uploaded) ?? shown.findLast(file => file.name === name)
+  return text(found?.id)
 }

@@ -21,6 +21,12 @@ it('takes every way in which people name a ticket', async () => {
   expect(carol.calls.at(-1)?.sdpCalls).toBe(1)
 })
 
+it('a long id as a number is refused, because its digits are lost already', async () => {
+  expect(await carol.fails('get_request', { request_id: Number('990000000000101172') })).toContain(
+    'give it as a string',
+  )
+})
+
 it.each(['', 'abc', '12; drop', '../users', 'https://helpdesk.example/other'])(
   'refuses %j without a call',
   async request_id => {
@@ -55,6 +61,8 @@ it('gives the whole ticket in one call, as Markdown, without nulls', async () =>
 it('gives only the fields asked for', async () => {
   const ticket = await carol.ok('get_request', { request_id: '12', fields: ['subject', 'requester'] })
   expect(Object.keys(ticket).sort()).toEqual(['id', 'requester', 'subject', 'url'])
+  const unknown = await carol.ok('get_request', { request_id: '12', fields: ['subject', 'no_such_field'] })
+  expect(unknown.empty_or_unknown).toEqual(['no_such_field'])
 })
 
 it('a ticket that does not exist and one that is not mine are errors with a next step', async () => {

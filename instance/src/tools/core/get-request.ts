@@ -50,7 +50,8 @@ export const getRequest = defineTool({
     const url = call.site.link('requests', id)
     if (fields) {
       const picked = Object.fromEntries(fields.map(field => [field, plainValue(at(raw, field), zone)]))
-      return { data: { id, url, ...picked } }
+      const missing = fields.filter(field => picked[field] === undefined || picked[field] === null)
+      return { data: { id, url, ...picked, empty_or_unknown: missing } }
     }
     const wanted = new Set<Include>(include ?? ['description', 'resolution', 'attachments', 'custom'])
     const parts = await Promise.all([...wanted].map(async name => [name, await readPart(name, call, id, raw, zone)]))
