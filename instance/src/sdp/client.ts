@@ -44,7 +44,11 @@ export interface Sdp {
   download(url: string, maxBytes: number): Promise<Download>
 }
 
-export type SdpClient = { bind(options: { signal: AbortSignal; onRequest?: () => void }): Sdp }
+export type SdpClient = {
+  bind(options: { signal: AbortSignal; onRequest?: () => void }): Sdp
+  /** How much this person asks of the site, and whether it said "too much" in the last five minutes. */
+  load(): { callsLastMinute: number; limitedAt: number | undefined }
+}
 
 const acceptType = 'application/vnd.manageengine.sdp.v3+json'
 const readTimeoutMs = 20_000
@@ -57,6 +61,8 @@ const longestJsonBytes = 8 * 1024 * 1024
 /** A path refused with a fresh token is not worth another refresh for a while (fact sheet 18.16). */
 const refusedForMs = 5 * 60_000
 const simultaneous = 6
+/** how long SDP usually locks after 4015 (fact sheet 4.5) */
+const lockMs = 300_000
 
 /**
  * Builds the one way to the SDP Cloud API v3 for this user.
@@ -71,6 +77,8 @@ export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens
   const refused = new Map<string, number>()
   /** operations that this site knows only without the underscore */
   const plainOperations = new Set<string>()
+  let sentAt: number[] = []
+  let limitedAt: number | undefined
   const lanes = new BulkheadPolicy(simultaneous, 1_000)
   const again = retry(
     handleWhen(error => error instanceof Repeatable),
@@ -148,7 +156,9 @@ export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens
     if (response.status >= 300 && response.status < 400) throw failure(response.status, undefined, details)
     if (response.ok && raw.trim() === '' && request.method !== 'GET') return empty(response)
     if (body === undefined || !response.ok || !isSuccess(body)) {
-      throw refine(failure(response.status, body, details), request)
+      const error = refine(failure(response.status, body, details), request)
+      if (error.kind === 'limited') limitedAt = context.now()
+      throw error
     }
     return { body, httpStatus: response.status, messages: messages(body) }
   }
@@ -162,6 +172,8 @@ export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens
   ): Promise<Response> {
     const timeoutMs = request.timeoutMs ?? (request.method === 'GET' ? readTimeoutMs : writeTimeoutMs)
     onRequest()
+    sentAt.push(context.now())
+    if (sentAt.length > 1_000) sentAt = recent()
     try {
       return await context.fetch(url, {
         ...options,
@@ -263,7 +275,16 @@ export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens
     return sdp
   }
 
-  return { bind }
+  const recent = () => sentAt.filter(at => at > context.now() - 60_000)
+
+  return {
+    bind,
+    load() {
+      sentAt = recent()
+      const isRecent = limitedAt !== undefined && limitedAt > context.now() - lockMs
+      return { callsLastMinute: sentAt.length, limitedAt: isRecent ? limitedAt : undefined }
+    },
+  }
 }
 
 /** Marks an error that the retry policy may answer with another try. */

@@ -17,6 +17,7 @@ export type Person = {
   department?: string
   jobTitle?: string
   phone?: string
+  roles?: string[]
 }
 export type PersonKind = 'technician' | 'requester' | 'any'
 /** How a write names a person: by id where we know it, else by e-mail, which SDP resolves itself (fact sheet 5). */
@@ -211,6 +212,7 @@ export function toPerson(row: Json, isTechnician?: boolean): Person {
     department: isObject(row.department) ? nameOf(row.department) : text(row.department),
     jobTitle: text(row.job_title),
     phone: text(row.phone) ?? text(row.mobile),
+    roles: Array.isArray(row.roles) ? row.roles.map(nameOf).filter(role => role !== undefined) : undefined,
   }
 }
 

@@ -7,7 +7,7 @@ import type { ToolCall } from './define.ts'
 import { diff } from './diff.ts'
 import { textToHtml } from './markdown.ts'
 import { customFields, optionName, person } from './params.ts'
-import { resolveCustomFields } from './request-fields.ts'
+import { resolveOtherFields } from './request-fields.ts'
 import { ToolError } from './result.ts'
 import { formatInstant, parseInstant } from './time.ts'
 
@@ -154,9 +154,8 @@ export function fieldSet<K extends string>(module: RecordModule, fields: Record<
       }
       if (input.custom_fields !== undefined) {
         const { plural } = recordModules[module]
-        const custom = await resolveCustomFields(call, input.custom_fields as Json, { plural, singular: module })
-        payload.udf_fields = custom.payload
-        Object.assign(asked, custom.asked)
+        const other = input.custom_fields as Json
+        await resolveOtherFields(call, other, payload, asked, { plural, singular: module })
       }
       return { payload, asked }
     },

@@ -12,11 +12,11 @@ export const optionName = z.string().min(1)
 
 export const defaultLimit = 20
 
-/** `{"field key or label": value}`; keys are checked against the form. */
+/** `{"field key or label": value}` for what has no parameter of its own; keys are checked against the form. */
 export const customFields = z
   .record(z.string(), z.unknown())
   .optional()
-  .describe('Additional fields by key; see get_form_fields')
+  .describe('Additional and other fields by key; see get_form_fields')
 
 /** What tasks, worklogs and attachments hang on. */
 export const parentModules = ['request', 'problem', 'change', 'release', 'project', 'milestone'] as const

@@ -74,11 +74,7 @@ export async function resolveFields(call: ToolCall, input: RequestFieldInput, cu
     const due = parseInstant(input.due_by, { now: call.context.now(), zone }, 'end')
     set('due_by_time', { value: String(due) }, formatInstant(due, zone))
   }
-  if (input.custom_fields !== undefined) {
-    const custom = await resolveCustomFields(call, input.custom_fields)
-    payload.udf_fields = custom.payload
-    Object.assign(asked, custom.asked)
-  }
+  if (input.custom_fields !== undefined) await resolveOtherFields(call, input.custom_fields, payload, asked)
   return { payload, asked }
 }
 
@@ -115,42 +111,73 @@ function referenceIn(value: unknown): Reference | undefined {
 }
 
 /**
- * Maps custom fields, given by key or label, to `udf_fields`, in the shape their type wants (fact sheet 5).
- * @throws ToolError for a key the form does not have; none is ever dropped
+ * Adds fields that have no parameter of their own: additional ones, by key or label, under `udf_fields`, and other
+ * fields of the form by key, each in the shape its type wants (fact sheet 5).
+ * @throws ToolError for a key the form does not have, a read-only field, or one with a parameter of its own; none is
+ *   ever dropped
  */
-export async function resolveCustomFields(
+export async function resolveOtherFields(
   call: ToolCall,
   given: Record<string, unknown>,
+  payload: Json,
+  asked: Record<string, string | null>,
   module: { plural: string; singular: string } = { plural: 'requests', singular: 'request' },
-): Promise<Resolved> {
+): Promise<void> {
   const form = await call.forms.form(call.sdp, module.plural, module.singular)
-  const known = form.fields.filter(field => field.isCustom)
-  const zone = await call.zone()
-  const payload: Json = {}
-  const asked: Record<string, string | null> = {}
+  const clock = { now: call.context.now(), zone: await call.zone() }
+  const custom: Json = {}
   for (const [name, value] of Object.entries(given)) {
-    const field = known.find(({ key }) => key === name) ?? known.find(({ label }) => plain(label) === plain(name))
-    if (!field && (known.length > 0 || form.complete || !looksLikeKey(name))) {
-      const labels = known.map(({ key, label }) => `${key} (${label})`)
-      throw new ToolError(
-        `There is no additional field "${name}".`,
-        `Use the key of an additional field; get_form_fields with module "${module.singular}" lists them.`,
-        { fields: ['custom_fields'], allowed: closest(name, labels, 5).concat(labels).slice(0, 10) },
-      )
+    const field = fieldOf(form.fields, name)
+    if (!field && (form.fields.length > 0 || !looksLikeKey(name)))
+      throw unknownField(name, form.fields, module.singular)
+    if (field?.isReadOnly) {
+      throw new ToolError(`The field "${name}" is read-only.`, 'Leave it out.', { fields: ['custom_fields'] })
     }
     const key = field?.key ?? name
-    const custom = customValue(field, key, value, { now: call.context.now(), zone })
-    payload[key] = custom.value
-    asked[`udf_fields.${key}`] = custom.shown
+    if (field && !field.isCustom && (key in payload || ownParameters.has(key))) {
+      throw new ToolError(`"${name}" has a parameter of its own.`, `Give it as ${key}, not in custom_fields.`, {
+        fields: ['custom_fields'],
+      })
+    }
+    const { value: sent, shown } = fieldValue(field, key, value, clock)
+    if (field && !field.isCustom) {
+      payload[key] = sent
+      asked[key] = shown
+    } else {
+      custom[key] = sent
+      asked[`udf_fields.${key}`] = shown
+    }
   }
-  return { payload, asked }
+  if (Object.keys(custom).length > 0) payload.udf_fields = custom
+}
+
+/** Names are checked for these; here they would pass unchecked. */
+const ownParameters = new Set([
+  ...['subject', 'title', 'description', 'status', 'priority', 'urgency', 'impact', 'level', 'mode', 'request_type'],
+  ...['category', 'subcategory', 'item', 'group', 'site', 'technician', 'requester', 'template', 'stage'],
+])
+
+function fieldOf(fields: FormField[], name: string): FormField | undefined {
+  return (
+    fields.find(({ key }) => key === name) ??
+    fields.find(({ label, isCustom }) => isCustom && plain(label) === plain(name))
+  )
+}
+
+function unknownField(name: string, fields: FormField[], module: string): ToolError {
+  const labels = fields.filter(({ isCustom }) => isCustom).map(({ key, label }) => `${key} (${label})`)
+  return new ToolError(
+    `There is no field "${name}".`,
+    `Use the key of a field; get_form_fields with module "${module}" lists them.`,
+    { fields: ['custom_fields'], allowed: closest(name, labels, 5).concat(labels).slice(0, 10) },
+  )
 }
 
 function looksLikeKey(name: string): boolean {
   return /^(txt|num|dbl|date|dt|bool|ref|udf)_[a-z0-9_]+$|^udf_(char|long|date|double|boolean)\d+$/i.test(name)
 }
 
-function customValue(
+function fieldValue(
   field: FormField | undefined,
   key: string,
   value: unknown,

@@ -14,6 +14,7 @@ it('tells who I am, where, and what is enabled', async () => {
     user: { username: 'alice', name: 'Alice Moreau', email: 'alice@northwind.example', technician: true },
     portal: { name: 'itdesk', time_zone: expect.any(String) },
     connection: { state: 'connected', scopes: expect.arrayContaining(['SDPOnDemand.requests.ALL']) },
+    rate: { calls_last_minute: expect.any(Number) },
     tools: { toolsets: ['core'], read_only: false },
   })
 })

@@ -26,6 +26,7 @@ export const getMyContext = defineTool({
     const isConnected = status.state === 'connected'
     const zone = isConnected ? await call.zone() : 'UTC'
     const me = isConnected ? await whoAmI(call) : undefined
+    const load = call.client.load()
     const at = (date: Date | null) => (date ? formatInstant(date.getTime(), zone) : undefined)
     return {
       data: {
@@ -37,6 +38,7 @@ export const getMyContext = defineTool({
           technician: me?.isTechnician,
           site: me?.site,
           department: me?.department,
+          roles: me?.roles,
         },
         portal: {
           name: context.sdp.portal,
@@ -54,6 +56,7 @@ export const getMyContext = defineTool({
           last_refreshed: at(status.lastRefreshedAt),
           tokens_minted_in_10_minutes: status.mintsInWindow,
         },
+        rate: { calls_last_minute: load.callsLastMinute, limited_by_site_at: at(toDate(load.limitedAt)) },
         tools: {
           toolsets: session.toolsets,
           read_only: session.readOnly,
@@ -63,6 +66,10 @@ export const getMyContext = defineTool({
     }
   },
 })
+
+function toDate(instant: number | undefined): Date | null {
+  return instant === undefined ? null : new Date(instant)
+}
 
 async function whoAmI(call: ToolCall): Promise<Person | undefined> {
   try {

@@ -86,6 +86,28 @@ it('takes additional fields of every type, by key or label', async () => {
   })
 })
 
+it('takes any other field of the form by key, but not past the checks of its own parameter', async () => {
+  const { number } = await fresh()
+  const result = await carol.ok('update_request', {
+    request_id: number,
+    custom_fields: { impact_details: 'The whole floor', scheduled_start_time: 'tomorrow 09:00', is_fcr: true },
+  })
+  expect(result.done).toBe(true)
+  expect(result.changes.map(({ field }: { field: string }) => field)).toEqual([
+    'impact_details',
+    'scheduled_start_time',
+    'is_fcr',
+  ])
+  const before = writes().length
+  expect(
+    await carol.fails('update_request', { request_id: number, custom_fields: { priority: 'Whatever' } }),
+  ).toContain('parameter of its own')
+  expect(await carol.fails('update_request', { request_id: number, custom_fields: { created_by: 'me' } })).toContain(
+    'read-only',
+  )
+  expect(writes().length).toBe(before)
+})
+
 it('explains a locked priority and changes nothing', async () => {
   const { number } = await fresh({ priority: 'Low' })
   desk.simulator.faults.set({ priorityLocked: true })
