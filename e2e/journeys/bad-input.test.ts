@@ -11,8 +11,9 @@ import { type Answer, ExitedAtStart, eventually, type Stack, startStack } from '
 // Whatever goes wrong: a problem with a code and a next step, and nothing half-made left behind.
 
 let stack: Stack
+const ports = [0, 1].map(offset => 46_000 + Math.floor(Math.random() * 1_000) * 2 + offset)
 beforeAll(async () => {
-  stack = await startStack({ environment: { SDP_INSTANCE_PORT_RANGE: '48100-48101' } })
+  stack = await startStack({ environment: { SDP_INSTANCE_PORT_RANGE: ports.join('-') } })
 })
 afterAll(() => stack?.[Symbol.asyncDispose]())
 
@@ -161,7 +162,7 @@ test('when every port is taken, the next user is refused and nothing is left; a 
   const [{ port }] = (await stack.sql<{ port: number }>('select port from instances where port is not null')) as [
     { port: number },
   ]
-  const other = port === 48100 ? 48101 : 48100
+  const other = ports.find(candidate => candidate !== port)!
   const squatter = await occupy(other)
   const before = await traces()
   expectProblem(

@@ -17,7 +17,18 @@ export async function connect(kind: 'sse' | 'mcp', url: string, key: string): Pr
         })
       : new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } })
   const client = new Client({ name: 'sdp-mcp-tests', version: '1.0.0' })
-  await client.connect(transport)
+  try {
+    await client.connect(transport)
+  } catch (error) {
+    // the client library hides what the server said
+    const said = await fetch(url, {
+      headers: { ...headers, accept: 'text/event-stream' },
+      signal: AbortSignal.timeout(1_000),
+    })
+      .then(async response => `${response.status} ${response.ok ? '' : await response.text()}`)
+      .catch(String)
+    throw new Error(`${url} could not be connected; asked again it said: ${said}`, { cause: error })
+  }
   return Object.assign(client, { [Symbol.asyncDispose]: () => client.close() })
 }
 

@@ -244,7 +244,10 @@ export function fail(
   const stable = wasReady && now.getTime() - known.changedAt.getTime() >= stableMs
   const forgotten = stable || known?.generation !== wanted?.generation
   const failures = (forgotten ? 0 : (known?.failures ?? 0)) + 1
-  const backoffMs = wasReady && failures === 1 ? 0 : Math.min(longestRetryMs, 1_000 * 2 ** (failures - 1))
+  // the next port is another one: waiting would not make it freer
+  const anotherPort = code === 'port-taken' && failures <= 4
+  const backoffMs =
+    (wasReady && failures === 1) || anotherPort ? 0 : Math.min(longestRetryMs, 1_000 * 2 ** (failures - 1))
   const retryAt = new Date(now.getTime() + Math.round(backoffMs * (0.9 + 0.2 * random)))
   const inLoop = failures >= crashLoopFailures && !['image-missing', 'disk-full'].includes(code)
   return {
