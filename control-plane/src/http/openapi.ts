@@ -1,3 +1,4 @@
+import { STATUS_CODES } from 'node:http'
 import type { SwaggerTransformObject } from '@fastify/swagger'
 import { z } from 'zod'
 import { catalogue } from '../errors.ts'
@@ -26,7 +27,10 @@ export const describeProblems: SwaggerTransformObject = document => {
   for (const path of Object.values(openapiObject.paths ?? {}))
     for (const method of methods) {
       const operation = path?.[method]
-      if (operation) operation.responses = { ...operation.responses, default: { description: 'It failed', content } }
+      if (!operation) continue
+      for (const [status, response] of Object.entries(operation.responses ?? {}))
+        if ('description' in response) response.description = STATUS_CODES[status] ?? response.description
+      operation.responses = { ...operation.responses, default: { description: 'It failed', content } }
     }
   return {
     ...openapiObject,

@@ -118,10 +118,11 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     body?: unknown,
     headers: Record<string, string | undefined> = {},
   ): Promise<Answer> {
+    const all = Object.entries({ authorization: `Bearer ${testSecrets.adminToken}`, ...headers })
     const response = await app.inject({
       method: method as 'GET',
       url,
-      headers: { authorization: `Bearer ${testSecrets.adminToken}`, ...headers } as Record<string, string>,
+      headers: Object.fromEntries(all.filter((header): header is [string, string] => header[1] !== undefined)),
       ...(body === undefined ? {} : typeof body === 'string' ? { payload: body } : { payload: body as object }),
     })
     let json: unknown
