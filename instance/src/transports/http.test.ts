@@ -557,6 +557,17 @@ describe('stopping', () => {
   })
 })
 
+test.for(['2025-03-26', '2025-06-18', '2025-11-25'])(
+  'with protocol %s the answer of a quick call comes whole in the response to its own request',
+  async version => {
+    const { url } = await serve()
+    const headers = await rawSession(url, version)
+    const text = await (await post(`${url}/mcp`, call(1, 'echo', { text: 'whole' }), headers)).text()
+    expect(text).toContain('"text":"whole"')
+    expect(text.endsWith('\n\n')).toBe(true)
+  },
+)
+
 test('broken HTTP gets an answer or is dropped, and the server lives', async () => {
   const { url, port } = await serve()
   for (const raw of [

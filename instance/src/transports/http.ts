@@ -441,8 +441,9 @@ async function pump(from: Response, to: ServerResponse, endAfterEvents: number |
   }
   if (gone) return false
   reader.cancel().catch(() => {})
-  to.end()
+  // in this order: Node drops what was written while corked, all but the first part, when the end comes first
   uncork()
+  to.end()
   return true
 }
 
