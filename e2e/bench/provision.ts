@@ -98,7 +98,7 @@ async function bareRun(image: string, dockerHost: string): Promise<number> {
     },
     toolsets: ['core'],
     readOnly: false,
-    logLevel: 'warn',
+    logLevel: 'silent',
   }
   const environment = { ...process.env, DOCKER_HOST: dockerHost }
   const started = performance.now()
@@ -107,7 +107,7 @@ async function bareRun(image: string, dockerHost: string): Promise<number> {
     ['run', '-i', '--rm', '--name', name, '-e', 'SDP_BOOT=stdin', '-p', `127.0.0.1:${port}:${port}`, image],
     {
       env: environment,
-      stdio: ['pipe', 'ignore', 'inherit'],
+      stdio: ['pipe', 'ignore', 'ignore'],
     },
   )
   child.stdin.end(`${JSON.stringify(boot)}\n`)
