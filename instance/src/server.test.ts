@@ -1,5 +1,6 @@
 import { InMemoryTransport } from '@modelcontextprotocol/sdk/inMemory.js'
-import { ToolListChangedNotificationSchema } from '@modelcontextprotocol/sdk/types.js'
+import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
+import { type MessageExtraInfo, ToolListChangedNotificationSchema } from '@modelcontextprotocol/sdk/types.js'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { AuthorizationError } from './context.ts'
@@ -91,6 +92,30 @@ it('schemas are made once for all sessions, not for each list', async () => {
   }
   // in memory nothing is serialized: the very same objects
   expect(lists[0]?.every((tool, index) => tool === lists[1]?.[index])).toBe(true)
+})
+
+it.each([
+  ['2025-11-25', true],
+  ['2025-06-18', true],
+  ['2025-03-26', false],
+  [undefined, false],
+])('a client of protocol version %s gets resource links: %s', async (version, expected) => {
+  const context = await desk.context('carol')
+  const carol = await desk.connect(context)
+  const { number } = await carol.ok('create_request', { subject: `Zip for ${version}` })
+  await carol.ok('add_attachment', { request_id: number, name: 'a.zip', content: 'UEsDBA==', encoding: 'base64' })
+  const [near, far] = InMemoryTransport.createLinkedPair()
+  const answered = new Promise<{ type: string }[]>(done => {
+    near.onmessage = message => done((message as unknown as { result: { content: { type: string }[] } }).result.content)
+  })
+  await buildServer(context).connect(far)
+  const headers = version === undefined ? {} : { 'mcp-protocol-version': version }
+  const params = { name: 'get_attachment', arguments: { request_id: number, attachment_id: 'a.zip' } }
+  // what the HTTP transports hand over with each message
+  const extra: MessageExtraInfo = { requestInfo: { headers } }
+  const receive: Transport['onmessage'] = far.onmessage
+  receive?.({ jsonrpc: '2.0', id: 1, method: 'tools/call', params }, extra)
+  expect((await answered).some(({ type }) => type === 'resource_link')).toBe(expected)
 })
 
 it('two people at once get their own answers', async () => {

@@ -121,7 +121,8 @@ export function createSession(
     absence,
     async run(tool, args, extra) {
       try {
-        return success(await perform(tool, args, extra), tool.requiredLists)
+        const result = success(await perform(tool, args, extra), tool.requiredLists)
+        return knowsLinks(extra) ? result : withoutLinks(result)
       } catch (error) {
         if (!(error instanceof ToolFailure)) throw error
         return { content: [{ type: 'text', text: error.message }], isError: true }
@@ -133,6 +134,22 @@ export function createSession(
       return perform(tool, args, extra)
     },
   }
+}
+
+/**
+ * Clients of protocol versions before 2025-06-18 refuse a whole result with a resource link in it. Later ones say
+ * their version in a header; without headers (stdio) the client runs beside us and is taken to be current.
+ */
+function knowsLinks({ requestInfo }: Extra): boolean {
+  if (!requestInfo) return true
+  const { headers } = requestInfo as { headers: Headers | Record<string, string | string[] | undefined> }
+  const name = 'mcp-protocol-version'
+  const version = headers instanceof Headers ? headers.get(name) : headers[name]
+  return typeof version === 'string' && version >= '2025-06-18'
+}
+
+function withoutLinks(result: CallToolResult): CallToolResult {
+  return { ...result, content: result.content.filter(({ type }) => type !== 'resource_link') }
 }
 
 /** A failure already put into words for the model. */
