@@ -130,10 +130,15 @@ class Pump implements Exchange, Answer {
   }
 
   data(chunk: Buffer): void {
+    const response = this.#response
     this.#headSent = true
-    if (this.#response.write(chunk)) return
+    const taken =
+      chunk.length <= smallBytes
+        ? response.write(chunk.toString('latin1'), 'latin1')
+        : response.write(Buffer.from(chunk))
+    if (taken) return
     this.#call?.pause()
-    this.#response.once('drain', () => {
+    response.once('drain', () => {
       if (!this.#over) this.#call?.resume()
     })
   }
@@ -149,7 +154,7 @@ class Pump implements Exchange, Answer {
     const response = this.#response
     // text joins the head in a single write; a buffer would be gathered with it
     if (last && last.length <= smallBytes) response.end(last.toString('latin1'), 'latin1')
-    else response.end(last)
+    else response.end(last && Buffer.from(last))
     this.#finish({ kind: 'done', status: response.statusCode })
   }
 

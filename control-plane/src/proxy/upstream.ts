@@ -32,7 +32,10 @@ export interface Call {
   abort(): void
 }
 
-/** Hears of one call: `head`; `data` and `waiting` in turn; at last `ended` or `failed`. Must not throw. */
+/**
+ * Hears of one call: `head`; `data` and `waiting` in turn; at last `ended` or `failed`. Must not throw. The bytes it hears
+ * are those of a buffer that the next read fills again: whoever keeps them copies them.
+ */
 export interface Answer {
   /** @param headers - names in lower case and values, in turn */
   head(status: number, headers: string[]): void
@@ -101,6 +104,9 @@ type Connections = {
 
 const over: Call = { pause() {}, resume() {}, abort() {} }
 
+/** What has just been read, of whichever connection: taken before the next read, because each read fills it anew. */
+const arrivals = Buffer.allocUnsafeSlow(64 * 1024)
+
 const headEnd = Buffer.from('\r\n\r\n')
 
 /** What the next byte of an answer belongs to. */
@@ -152,6 +158,13 @@ class Connection implements Call {
       noDelay: true,
       keepAlive: true,
       keepAliveInitialDelay: keepAliveProbeMs,
+      onread: {
+        buffer: arrivals,
+        callback: bytes => {
+          this.#read(arrivals.subarray(0, bytes))
+          return true
+        },
+      },
     })
     this.#socket = socket
     const timer = setTimeout(
@@ -163,7 +176,6 @@ class Connection implements Call {
       this.#connected = true
       this.#write()
     })
-    socket.on('data', chunk => this.#read(chunk))
     socket.on('end', () => this.#closedByInstance())
     socket.on('error', error => this.fail(error))
     socket.once('close', () => {
@@ -261,7 +273,7 @@ class Connection implements Call {
           const end = chunk.indexOf(headEnd, at)
           if ((end === -1 ? chunk.length : end) - at > headLimitBytes) return 'the head of the answer is too long'
           if (end === -1) {
-            this.#partial = chunk.subarray(at)
+            this.#partial = Buffer.from(chunk.subarray(at))
             return undefined
           }
           const wrong = this.#readHead(chunk.toString('latin1', at, end), answer)
