@@ -15,7 +15,7 @@ let data: string
 beforeAll(async () => {
   data = await mkdtemp(join(tmpdir(), 'sdp-mcp-start-'))
 })
-afterAll(() => rm(data, { recursive: true, force: true }))
+afterAll(() => Promise.all([data, `${data}-real`].map(folder => rm(folder, { recursive: true, force: true }))))
 
 const running: ChildProcess[] = []
 afterEach(() => {
@@ -117,4 +117,27 @@ test('a port that is taken is told with the way out, and a second start in the s
     `port ${port} is taken by another program`,
   )
   squatter.close()
+})
+
+test('with settings of a real ServiceDesk Plus no simulator is started, and it says how to authorize the first person', async () => {
+  const started = await start({
+    SDP_DATA_DIR: `${data}-real`,
+    SDP_HTTP_PORT: String(await freePort()),
+    SDP_ADMIN_PORT: String(await freePort()),
+    SDP_RUNTIME: 'process',
+    // a name that never resolves: nothing leaves this machine
+    SDP_BASE_URL: 'https://helpdesk.invalid',
+    SDP_ACCOUNTS_URL: 'https://accounts.invalid',
+    SDP_INSTANCE_NAME: 'itdesk',
+  })
+  expect(started.output).not.toMatch(/simulat/i)
+  expect(started.output).toContain('/v1/users/alice/authorization')
+  const response = await fetch(`${started.adminUrl}/v1/users/alice`, {
+    headers: { authorization: `Bearer ${started.token}` },
+  })
+  expect(((await response.json()) as { sdp: unknown }).sdp).toMatchObject({
+    baseUrl: 'https://helpdesk.invalid',
+    connection: 'needs-authorization',
+  })
+  await started.stop()
 })
