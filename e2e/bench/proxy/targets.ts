@@ -200,7 +200,8 @@ async function startControlPlane(postgres: DatabaseConnection): Promise<Target> 
       ...(process.env.SDP_BENCH_NODE_OPTIONS ? { NODE_OPTIONS: process.env.SDP_BENCH_NODE_OPTIONS } : {}),
     },
   })
-  await listening(port, program, 'the control plane')
+  // it listens for users first
+  await listening(adminPort, program, 'the control plane')
 
   async function addUser(username: string) {
     const response = await fetch(`http://127.0.0.1:${adminPort}/v1/users`, {
