@@ -22,8 +22,8 @@ export type Revocation = { userId: string; keyIds: string[]; reason: 'key-revoke
  * read for `staleAfterMs`, nobody enters.
  */
 export interface Directory {
-  /** @param hash - SHA-256 of the key */
-  find(hash: Buffer): Identity | undefined
+  /** @param hash - SHA-256 of the key, as bytes or in base64 */
+  find(hash: Buffer | string): Identity | undefined
   /** Whether what is in memory is recent enough to let anybody in. */
   isFresh(): boolean
   /** Reads one user again at once: what was committed before the call is in force after it. Other processes are told by the database. */
@@ -172,7 +172,7 @@ export async function openDirectory({
   }
 
   return {
-    find: hash => byHash.get(hash.toString('base64')),
+    find: hash => byHash.get(typeof hash === 'string' ? hash : hash.toString('base64')),
     isFresh: () => now() - readAt < staleAfterMs,
     refresh: userId => look(userId),
     used(keyId) {

@@ -3,12 +3,12 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Directory, Identity, Revocation } from '../directory.ts'
 import { AppError } from '../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
-import { hashApiKey, looksLikeApiKey, type StatementSigner } from '../identity.ts'
+import { apiKeyDigest, looksLikeApiKey, type StatementSigner } from '../identity.ts'
 import type { Logger } from '../log.ts'
 import { asAppError, writeProblem } from '../problem.ts'
 import { discardRest, readBody } from './body.ts'
 import { type Exchange, type Outcome, pump } from './pump.ts'
-import type { Routes } from './routes.ts'
+import type { Route, Routes } from './routes.ts'
 
 /** Carries MCP traffic of users to their instances. */
 export interface McpProxy {
@@ -35,6 +35,8 @@ const authenticate = 'Bearer realm="sdp-mcp"'
 /** An exchange under way; `at` is its place among those of its user. */
 type Open = { keyId: string; isStream: boolean; at: number; exchange: Exchange | undefined }
 
+type Aim = { route: Route; statement: string }
+
 export function createProxy({
   directory,
   routes,
@@ -55,7 +57,7 @@ export function createProxy({
   const exchanges = new Map<string, Open[]>()
   let closing = false
 
-  function keyHash(request: IncomingMessage): Buffer {
+  function keyHash(request: IncomingMessage): string {
     const { authorization } = request.headers
     const key =
       authorization !== undefined
@@ -67,10 +69,10 @@ export function createProxy({
         'Send your API key as "Authorization: Bearer <key>". An admin makes one with POST /v1/users/<username>/api-keys.',
       )
     if (!looksLikeApiKey(key)) throw invalidKey()
-    return hashApiKey(key)
+    return apiKeyDigest(key)
   }
 
-  function identify(hash: Buffer): Identity {
+  function identify(hash: string): Identity {
     const identity = directory.find(hash)
     if (!identity || (identity.expiresAt !== null && identity.expiresAt <= now())) throw invalidKey()
     if (!directory.isFresh())
@@ -107,7 +109,8 @@ export function createProxy({
     const startedAt = performance.now()
     for (let attempt = 1; !response.destroyed; attempt++) {
       // after a failure the fleet looks whether the instance is still the one that the table names
-      const { route, statement } = await aim(identity, response, attempt > 1)
+      const aimed = aim(identity, response, attempt > 1)
+      const { route, statement } = aimed instanceof Promise ? await aimed : aimed
       if (response.destroyed) return
       // the key may have been revoked while we waited, when there was nothing to cut yet
       if (identify(hash).suspended) throw suspended()
@@ -139,8 +142,16 @@ export function createProxy({
     }
   }
 
-  /** Where the instance is, and a statement for it; either may be overtaken while the other is made. */
-  async function aim({ userId, username }: Identity, response: ServerResponse, wakeFirst: boolean) {
+  /** Where the instance is, and a statement for it: at once when both are at hand. */
+  function aim(identity: Identity, response: ServerResponse, wakeFirst: boolean): Aim | Promise<Aim> {
+    const { userId, username } = identity
+    const route = wakeFirst ? undefined : routes.get(userId)
+    const statement = route && signer.statement({ userId, username, generation: route.generation }, 'mcp')
+    return typeof statement === 'string' && route ? { route, statement } : search(identity, response, wakeFirst)
+  }
+
+  /** Finds both; either may be overtaken while the other is made. */
+  async function search({ userId, username }: Identity, response: ServerResponse, wakeFirst: boolean): Promise<Aim> {
     for (let ask = wakeFirst; ; ask = false) {
       const known = ask ? undefined : routes.get(userId)
       const route = known ?? (await wake(userId, response))
