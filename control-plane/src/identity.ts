@@ -1,4 +1,4 @@
-import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { createHash, hash, randomBytes, timingSafeEqual } from 'node:crypto'
 import {
   type StatementClaims,
   statementAudience,
@@ -24,7 +24,12 @@ export function makeApiKey(): NewApiKey {
 
 /** SHA-256 suffices: the key has 256 bits of entropy, so there is nothing to guess, and this stands on the hot path. */
 export function hashApiKey(key: string): Buffer {
-  return createHash('sha256').update(key).digest()
+  return Buffer.from(apiKeyDigest(key), 'base64')
+}
+
+/** {@link hashApiKey} as base64, which is what look-ups take; a third of the time, and no buffer to collect. */
+export function apiKeyDigest(key: string): string {
+  return hash('sha256', key, 'base64')
 }
 
 /** Whether a text can be one of our keys at all. */
@@ -43,12 +48,12 @@ export interface StatementSigner {
   publicKeys(): Promise<JWK[]>
   /**
    * A statement for one instance, fit for at least another minute. The same one is handed out again while it
-   * lasts: signing costs more than everything else the proxy does to a request.
+   * lasts, and then at once: signing costs more than everything else the proxy does to a request.
    */
   statement(
     instance: { userId: string; username: string; generation: number },
     purpose: StatementClaims['purpose'],
-  ): Promise<string>
+  ): string | Promise<string>
 }
 
 const reuseSeconds = statementLifeSeconds - 60
@@ -115,25 +120,35 @@ export function createStatementSigner({
     async publicKeys() {
       return (await loaded()).publicJwks
     },
-    async statement({ userId, username, generation }, purpose) {
+    statement({ userId, username, generation }, purpose) {
       const audience = statementAudience(userId, generation)
       const slot = `${purpose} ${audience}`
       const at = now()
       const ready = issued.get(slot)
       if (ready && ready.reuseUntil > at) return ready.token
-      const { kid, sign } = await loaded()
-      const seconds = Math.floor(at / 1000)
-      const token = await new SignJWT({ purpose })
-        .setProtectedHeader({ alg: 'EdDSA', kid, typ: 'JWT' })
-        .setIssuer(statementIssuer)
-        .setAudience(audience)
-        .setSubject(username)
-        .setIssuedAt(seconds)
-        .setExpirationTime(seconds + statementLifeSeconds)
-        .sign(sign)
-      if (issued.size > 10_000) issued.clear()
-      issued.set(slot, { token, reuseUntil: at + reuseSeconds * 1000 })
-      return token
+      return sign(slot, audience, username, purpose, at)
     },
+  }
+
+  async function sign(
+    slot: string,
+    audience: string,
+    username: string,
+    purpose: StatementClaims['purpose'],
+    at: number,
+  ): Promise<string> {
+    const { kid, sign: key } = await loaded()
+    const seconds = Math.floor(at / 1000)
+    const token = await new SignJWT({ purpose })
+      .setProtectedHeader({ alg: 'EdDSA', kid, typ: 'JWT' })
+      .setIssuer(statementIssuer)
+      .setAudience(audience)
+      .setSubject(username)
+      .setIssuedAt(seconds)
+      .setExpirationTime(seconds + statementLifeSeconds)
+      .sign(key)
+    if (issued.size > 10_000) issued.clear()
+    issued.set(slot, { token, reuseUntil: at + reuseSeconds * 1000 })
+    return token
   }
 }
