@@ -2,7 +2,7 @@ import { type DestinationStream, type Logger, pino } from 'pino'
 
 export type { Logger }
 
-// Whatever its path, a field of these names never reaches the log.
+// A field of these names never reaches the log, at the top of a line or up to two levels below it.
 const secretFields = [
   'authorization',
   'password',
