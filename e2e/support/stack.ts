@@ -58,7 +58,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
   const [publicPort, adminPort, firstPort] = [
     await freePort(),
     await freePort(),
-    42_000 + Math.floor(Math.random() * 150) * 100,
+    24_000 + Math.floor(Math.random() * 80) * 100,
   ]
   const adminToken = randomBytes(32).toString('base64url')
   const masterKey = randomBytes(32).toString('base64')
