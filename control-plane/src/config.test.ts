@@ -191,25 +191,6 @@ test('a secret that is given twice is refused rather than guessed', () => {
   ])
 })
 
-test('the previous master key may be given beside the new one, in a file as well', () => {
-  const previous = Buffer.from(secrets.SDP_MASTER_KEY, 'base64').reverse().toString('base64')
-  expect(loadConfig(secrets).previousMasterKey).toBeNull()
-  for (const given of [
-    { SDP_MASTER_KEY_PREVIOUS: previous },
-    { SDP_MASTER_KEY_PREVIOUS_FILE: file('previous', previous) },
-  ]) {
-    const config = loadConfig({ ...secrets, ...given })
-    expect(config.previousMasterKey?.bytes.toString('base64')).toBe(previous)
-    expect(JSON.stringify(config)).not.toContain(previous)
-  }
-  expect(problems({ ...secrets, SDP_MASTER_KEY_PREVIOUS: secrets.SDP_MASTER_KEY })).toEqual([
-    'SDP_MASTER_KEY and SDP_MASTER_KEY_PREVIOUS are the same. Leave the previous one out.',
-  ])
-  expect(problems({ ...secrets, SDP_MASTER_KEY_PREVIOUS: 'short' })).toEqual([
-    'SDP_MASTER_KEY_PREVIOUS is no master key: it has 3 bytes, exactly 32 are needed.',
-  ])
-})
-
 test('an empty variable counts as not set, as in compose files', () => {
   const config = loadConfig({
     ...secrets,

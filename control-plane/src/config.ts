@@ -110,13 +110,7 @@ const variables = {
   SDP_LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
 } as const
 
-const secrets = [
-  'SDP_ADMIN_TOKEN',
-  'SDP_MASTER_KEY',
-  'SDP_MASTER_KEY_PREVIOUS',
-  'SDP_DB_PASSWORD',
-  'SDP_CLIENT_SECRET',
-] as const
+const secrets = ['SDP_ADMIN_TOKEN', 'SDP_MASTER_KEY', 'SDP_DB_PASSWORD', 'SDP_CLIENT_SECRET'] as const
 type SecretName = (typeof secrets)[number]
 
 /** All names the control plane reads; `.env.example` lists the same ones (a test compares). */
@@ -183,11 +177,6 @@ export function loadConfig(environment: Record<string, string | undefined>) {
   const adminToken = required('SDP_ADMIN_TOKEN', shorterThan(32), 'openssl rand -base64 33')
   const dbPassword = required('SDP_DB_PASSWORD', shorterThan(16), 'openssl rand -hex 24')
   const masterKeyText = required('SDP_MASTER_KEY', weakMasterKey, 'openssl rand -base64 32')
-  const previousMasterKeyText = secret('SDP_MASTER_KEY_PREVIOUS')
-  const previousWeak = previousMasterKeyText && weakMasterKey(previousMasterKeyText)
-  if (previousWeak) problems.push(`SDP_MASTER_KEY_PREVIOUS is no master key: ${previousWeak}.`)
-  else if (previousMasterKeyText !== undefined && previousMasterKeyText === masterKeyText)
-    problems.push('SDP_MASTER_KEY and SDP_MASTER_KEY_PREVIOUS are the same. Leave the previous one out.')
   const clientSecret = secret('SDP_CLIENT_SECRET')
 
   const value = parsed.data
@@ -212,8 +201,6 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     admin: { host: value.SDP_ADMIN_HOST, port: value.SDP_ADMIN_PORT, token: new Secret(adminToken) },
     publicUrl: value.SDP_PUBLIC_URL ?? `http://localhost:${value.SDP_HTTP_PORT}`,
     masterKey: sealingKey(masterKeyText) as SealingKey,
-    /** opens what was sealed before the master key was changed; null except while it is */
-    previousMasterKey: previousMasterKeyText === undefined ? null : sealingKey(previousMasterKeyText),
     database: {
       host: value.SDP_DB_HOST,
       port: value.SDP_DB_PORT,

@@ -144,15 +144,6 @@ test('a signing key sealed with another master key is told as such, with what to
   })
 })
 
-test('a new master key takes over the signing key that the previous one sealed', async () => {
-  const published = await signer().publicKeys()
-  const next = generateSealingKey()
-  const both = createStatementSigner({ db: database.db, masterKey: next, previousMasterKey: masterKey, now: Date.now })
-  expect(await both.publicKeys()).toEqual(published)
-  expect(await signer(Date.now, next).publicKeys()).toEqual(published)
-  await expect(signer().publicKeys()).rejects.toMatchObject({ code: 'key-unknown' })
-})
-
 test('a signer that could not read its keys tries again with the next request', async () => {
   await signer().publicKeys()
   const subject = signer(Date.now)

@@ -8,7 +8,7 @@ import {
 import { type SealingKey, seal } from '@sdp-mcp/instance/seal'
 import { exportJWK, generateKeyPair, importJWK, type JWK, SignJWT } from 'jose'
 import type { Db } from './db.ts'
-import { openStored, sealedWith } from './vault.ts'
+import { openStored } from './vault.ts'
 
 /** The only importer of jose in the control plane. */
 
@@ -66,16 +66,12 @@ const lockKey = 'sdp-mcp signing key'
 export function createStatementSigner({
   db,
   masterKey,
-  previousMasterKey = null,
   now,
 }: {
   db: Db
   masterKey: SealingKey
-  previousMasterKey?: SealingKey | null
   now: () => number
 }): StatementSigner {
-  const masterKeys = previousMasterKey ? [masterKey, previousMasterKey] : [masterKey]
-  const sealContextOf = (kid: string) => `signing_keys.private_sealed:${kid}`
   const issued = new Map<string, { token: string; reuseUntil: number }>()
   let keys: Promise<{ kid: string; sign: Awaited<ReturnType<typeof importJWK>>; publicJwks: JWK[] }> | undefined
 
@@ -90,7 +86,11 @@ export function createStatementSigner({
       const pair = await generateKeyPair('EdDSA', { crv: 'Ed25519', extractable: true })
       const kid = randomBytes(8).toString('hex')
       const publicJwk = { ...(await exportJWK(pair.publicKey)), kid, alg: 'EdDSA', use: 'sig' }
-      const sealed = seal(masterKey, JSON.stringify(await exportJWK(pair.privateKey)), sealContextOf(kid))
+      const sealed = seal(
+        masterKey,
+        JSON.stringify(await exportJWK(pair.privateKey)),
+        `signing_keys.private_sealed:${kid}`,
+      )
       await db.query('insert into signing_keys (kid, public_jwk, private_sealed) values ($1, $2, $3)', [
         kid,
         publicJwk,
@@ -99,13 +99,9 @@ export function createStatementSigner({
       return select()
     })
     const newest = rows[0]!
-    const opened = openStored(masterKeys, newest.private_sealed, sealContextOf(newest.kid))
-    if (!newest.private_sealed.startsWith(sealedWith(masterKey)))
-      await db.query('update signing_keys set private_sealed = $2 where kid = $1', [
-        newest.kid,
-        seal(masterKey, opened, sealContextOf(newest.kid)),
-      ])
-    const privateJwk = JSON.parse(opened) as JWK
+    const privateJwk = JSON.parse(
+      openStored(masterKey, newest.private_sealed, `signing_keys.private_sealed:${newest.kid}`),
+    ) as JWK
     return { kid: newest.kid, sign: await importJWK(privateJwk, 'EdDSA'), publicJwks: rows.map(row => row.public_jwk) }
   }
   const loaded = () => {

@@ -48,14 +48,10 @@ await withDatabase(async () => {
   await migrate(login, { folder: beside('migrations', '../../migrations'), log: message => log.info(message) })
 })
 const db = createDb({ ...login, onError: error => log.warn({ error }, 'database.connection.lost') })
-const { masterKey, previousMasterKey } = config
-const vault = createVault({ db, masterKey, previousMasterKey })
+const vault = createVault({ db, masterKey: config.masterKey })
 const users = createUsers({ db, vault, config })
-const signer = createStatementSigner({ db, masterKey, previousMasterKey, now })
+const signer = createStatementSigner({ db, masterKey: config.masterKey, now })
 const statementKeys = await signer.publicKeys().catch(fail)
-const { rewrapped, unreadable } = await vault.rewrap().catch(fail)
-if (rewrapped > 0) log.info({ rewrapped }, 'vault.keys.rewrapped: the previous master key is no longer needed')
-if (unreadable > 0) log.error({ unreadable }, 'vault.keys.unreadable: no master key given here opens them')
 const routes = createRoutes()
 
 const runtime =

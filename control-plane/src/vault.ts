@@ -16,26 +16,11 @@ export interface Vault {
   databaseLogin(userId: string): Promise<{ user: string; password: string }>
   /** Drops the database role; the data key goes with the user's row. */
   dismiss(tx: Queryable, userId: string): Promise<void>
-  /**
-   * Wraps with the master key what is still wrapped with the previous one. May be interrupted at any point and repeated;
-   * whoever knows both keys goes on meanwhile.
-   * @returns how many were wrapped anew, and how many neither key opens
-   */
-  rewrap(): Promise<{ rewrapped: number; unreadable: number }>
 }
 
 const connectionsPerInstance = 6 // two pools of two while one container replaces another, and two to spare
 
-export function createVault({
-  db,
-  masterKey,
-  previousMasterKey = null,
-}: {
-  db: Db
-  masterKey: SealingKey
-  previousMasterKey?: SealingKey | null
-}): Vault {
-  const masterKeys = previousMasterKey ? [masterKey, previousMasterKey] : [masterKey]
+export function createVault({ db, masterKey }: { db: Db; masterKey: SealingKey }): Vault {
   const wrapContext = (userId: string) => sealContext('data_keys', 'wrapped_key', userId)
   const passwordContext = (userId: string) => sealContext('data_keys', 'role_password_sealed', userId)
 
@@ -46,7 +31,7 @@ export function createVault({
     )
     if (!row) throw new AppError('user-not-found', 'There is no such user. List the users with GET /v1/users.')
     return {
-      key: sealingKey(openStored(masterKeys, row.wrapped_key, wrapContext(userId))),
+      key: sealingKey(openStored(masterKey, row.wrapped_key, wrapContext(userId))),
       passwordSealed: row.role_password_sealed,
     }
   }
@@ -87,27 +72,6 @@ export function createVault({
       // a role that is still logged in can be dropped; its sessions lose their rights at once
       await tx.query(`drop role ${role}`)
     },
-
-    async rewrap() {
-      const rows = await db.query<{ user_id: string; wrapped_key: string }>(
-        'select user_id, wrapped_key from data_keys where not starts_with(wrapped_key, $1)',
-        [sealedWith(masterKey)],
-      )
-      let rewrapped = 0
-      for (const { user_id: userId, wrapped_key: wrapped } of rows) {
-        const context = wrapContext(userId)
-        const key = tryOpen(masterKeys, wrapped, context)
-        if (key === undefined) continue
-        // only what we have read: a user may be gone, and another control plane at the same work
-        await db.query('update data_keys set wrapped_key = $3 where user_id = $1 and wrapped_key = $2', [
-          userId,
-          wrapped,
-          seal(masterKey, key, context),
-        ])
-        rewrapped++
-      }
-      return { rewrapped, unreadable: rows.length - rewrapped }
-    },
   }
 }
 
@@ -116,30 +80,19 @@ export function createVault({
  * @param context - see {@link sealContext}; the table in it is named in the error
  * @throws AppError `key-unknown`
  */
-export function openStored(keys: SealingKey | readonly SealingKey[], sealed: string, context: string): string {
+export function openStored(key: SealingKey, sealed: string, context: string): string {
   try {
-    return open(keys, sealed, context)
+    return open(key, sealed, context)
   } catch (error) {
     if (!(error instanceof SealError)) throw error
     const [table] = context.split('.')
     throw new AppError(
       'key-unknown',
       error.kind === 'unknown-key'
-        ? `A secret in table ${table} was sealed with another master key. Start the control plane with the master key it had at that time (SDP_MASTER_KEY), or give that one beside the new one (SDP_MASTER_KEY_PREVIOUS).`
+        ? `A secret in table ${table} was sealed with another master key. Start the control plane with the master key it had at that time (SDP_MASTER_KEY or SDP_MASTER_KEY_FILE).`
         : `A secret in table ${table} was altered. Restore the table from a backup.`,
       { cause: error },
     )
-  }
-}
-
-/** How every value begins that was sealed with a key. */
-export const sealedWith = (key: SealingKey) => `v1.${key.id}.`
-
-function tryOpen(keys: readonly SealingKey[], sealed: string, context: string): string | undefined {
-  try {
-    return open(keys, sealed, context)
-  } catch {
-    return undefined
   }
 }
 
