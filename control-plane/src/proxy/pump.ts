@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { type Answer, type Call, smallBytes, type Upstream } from './upstream.ts'
+import { type Answer, type Call, readBytes, smallBytes, type Upstream } from './upstream.ts'
 
 /**
  * One HTTP exchange with an instance. Moves bytes and knows nothing of MCP: headers reach the client as soon as the
@@ -132,11 +132,12 @@ class Pump implements Exchange, Answer {
   data(chunk: Buffer): void {
     const response = this.#response
     this.#headSent = true
-    const taken =
-      chunk.length <= smallBytes
-        ? response.write(chunk.toString('latin1'), 'latin1')
-        : response.write(Buffer.from(chunk))
-    if (taken) return
+    if (chunk.length <= smallBytes) {
+      if (response.write(chunk.toString('latin1'), 'latin1')) return
+    } else {
+      const copy = copyOf(chunk)
+      if (response.write(copy.bytes, copy.release)) return
+    }
     this.#call?.pause()
     response.once('drain', () => {
       if (!this.#over) this.#call?.resume()
@@ -154,7 +155,10 @@ class Pump implements Exchange, Answer {
     const response = this.#response
     // text joins the head in a single write; a buffer would be gathered with it
     if (last && last.length <= smallBytes) response.end(last.toString('latin1'), 'latin1')
-    else response.end(last && Buffer.from(last))
+    else if (last) {
+      const copy = copyOf(last)
+      response.end(copy.bytes, copy.release)
+    } else response.end()
     this.#finish({ kind: 'done', status: response.statusCode })
   }
 
@@ -165,6 +169,21 @@ class Pump implements Exchange, Answer {
       // the answer is cut short: ending the connection is the only way to say so
       response.destroy()
     } else this.#finish({ kind: reached ? 'broken' : 'unreachable', error })
+  }
+}
+
+/** Buffers for large pieces, used again once their bytes have left: else a large answer fills the memory with used ones. */
+const spare: Buffer[] = []
+const spareLimit = 64
+
+function copyOf(chunk: Buffer): { bytes: Buffer; release: () => void } {
+  const buffer = spare.pop() ?? Buffer.allocUnsafeSlow(readBytes)
+  chunk.copy(buffer)
+  return {
+    bytes: buffer.subarray(0, chunk.length),
+    release() {
+      if (spare.length < spareLimit) spare.push(buffer)
+    },
   }
 }
 

@@ -55,6 +55,8 @@ const headLimitBytes = 64 * 1024
 const keepAliveProbeMs = 30_000
 /** Up to this size, one copy into one write is cheaper than gathering pieces. */
 export const smallBytes = 16 * 1024
+/** The most that is read at once. */
+export const readBytes = 64 * 1024
 
 /** @param address - `http://host:port` */
 export function createUpstream(address: string): Upstream {
@@ -105,7 +107,7 @@ type Connections = {
 const over: Call = { pause() {}, resume() {}, abort() {} }
 
 /** What has just been read, of whichever connection: taken before the next read, because each read fills it anew. */
-const arrivals = Buffer.allocUnsafeSlow(64 * 1024)
+const arrivals = Buffer.allocUnsafeSlow(readBytes)
 
 const headEnd = Buffer.from('\r\n\r\n')
 
