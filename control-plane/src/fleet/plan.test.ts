@@ -180,9 +180,14 @@ const groups: Record<string, Case[]> = {
       [failed('boot-invalid')],
     ],
     [
-      'counts as vanished when its container was removed',
-      { known: row({}) },
-      [failed('vanished', { failures: 1, retryAt: now })],
+      'is started at once when its container was removed, however often that happened',
+      { known: row({ failures: 3 }) },
+      [start],
+    ],
+    [
+      'counts as vanished when its container was removed while it started',
+      { known: row({ state: 'starting' }) },
+      [failed('vanished', { failures: 1 })],
     ],
     [
       'waits for its next try',

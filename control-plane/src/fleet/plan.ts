@@ -174,7 +174,8 @@ function planRunning(situation: Situation, wanted: Wanted): Action[] {
     const ended = current?.exit && current.id === known.containerId ? nameExit(current.exit, wanted) : undefined
     const vanished = known.containerId !== null && !observed.some(({ id }) => id === known.containerId)
     if (ended) return [fail(situation, ended, null)]
-    if (vanished)
+    // somebody else ended a healthy instance, or took it along with a control plane: not its failure, and no reason to wait
+    if (vanished && known.state === 'starting')
       return [
         fail(
           situation,
