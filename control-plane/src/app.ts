@@ -4,6 +4,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import { jsonSchemaTransform } from 'fastify-type-provider-zod'
 import type { Secret } from './config.ts'
 import { AppError } from './errors.ts'
+import { auditRoutes } from './http/audit.ts'
 import { requireAdmin } from './http/auth.ts'
 import { type App, createServer, type ErrorPages } from './http/server.ts'
 import { healthRoutes, type SystemRoutes, systemRoutes } from './http/system.ts'
@@ -70,6 +71,7 @@ export async function buildAdminApp(
   await app.register(async scope => {
     requireAdmin(scope as App, parts.adminToken)
     userRoutes(scope as App, parts)
+    auditRoutes(scope as App, parts)
     systemRoutes(scope as App, parts)
   })
   return app

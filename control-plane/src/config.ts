@@ -107,6 +107,9 @@ const variables = {
   SDP_INSTANCE_MEMORY_MB: whole('a whole number').min(64, 'must be at least 64').default(256),
   SDP_INSTANCE_CPUS: z.coerce.number('must be a number').positive('must be more than 0').default(1),
   SDP_INSTANCE_PIDS: whole('a whole number').min(16, 'must be at least 16').default(128),
+  SDP_AUDIT_RETENTION_DAYS: whole('a whole number of days')
+    .refine(days => days === 0 || days >= 30, 'must be at least 30, or 0 to keep the audit for ever')
+    .default(365),
   SDP_LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
 } as const
 
@@ -238,6 +241,8 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       databasePort: value.SDP_INSTANCE_DB_PORT ?? value.SDP_DB_PORT,
       limits: { memoryMb: value.SDP_INSTANCE_MEMORY_MB, cpus: value.SDP_INSTANCE_CPUS, pids: value.SDP_INSTANCE_PIDS },
     },
+    /** days; null: for ever */
+    auditRetentionDays: value.SDP_AUDIT_RETENTION_DAYS || null,
     logLevel: value.SDP_LOG_LEVEL,
   })
 }

@@ -173,6 +173,54 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
       return report
     },
 
+    /**
+     * Ends the user's grant: the instance revokes it at Zoho and erases the tokens, which stay when Zoho cannot be
+     * reached. Repeatable. The OAuth client is kept.
+     *
+     * @param force - erases what is kept here even when the grant could not be revoked at Zoho
+     * @returns whether it ended at Zoho; when not, the instance may still hold an access token in memory
+     * @throws AppError `accounts-unavailable`, `instance-unreachable` or why the instance does not run; nothing is erased
+     */
+    async deauthorize(name: string, actor: string, { force }: { force: boolean }): Promise<boolean> {
+      const userId = await users.idOf(name)
+      const [row] = await db.query<{ held: boolean }>(
+        `select (refresh_token_sealed is not null or grant_code_sealed is not null) as held from oauth_tokens where user_id = $1`,
+        [userId],
+      )
+      if (!row?.held) return true
+      let failure: unknown
+      try {
+        const instance = await fleet.ensureReady(userId, { timeoutMs: exchangeTimeoutMs })
+        const report = await callInstance(userId, instance, 'revoke', revokeTimeoutMs)
+        if (report.reasonCode !== null)
+          throw new AppError('accounts-unavailable', report.reason ?? 'Zoho did not revoke the grant. Try again.', {
+            retryAfterSeconds: 30,
+          })
+      } catch (error) {
+        if (!force) throw error
+        failure = error
+      }
+      await db.withTx(async tx => {
+        // what the instance did already, or what could only be done here
+        await tx.query(
+          `update oauth_tokens set refresh_token_sealed = null, grant_code_sealed = null, scopes = '{}', state = 'needs-authorization',
+                  reason_code = 'revoked', reason = 'The authorization was revoked. Authorize again: POST /v1/users/' || $2 || '/authorization.',
+                  updated_at = now() where user_id = $1`,
+          [userId, name],
+        )
+        await tx.query('delete from oauth_access_tokens where user_id = $1', [userId])
+        await appendAudit(tx, {
+          actor,
+          action: failure === undefined ? 'connection.revoked' : 'connection.erased',
+          username: name,
+          userId,
+          detail: failure === undefined ? {} : { next: endAtZoho },
+        })
+      })
+      if (failure !== undefined) log.warn({ error: failure, username: name }, 'connection.revoke.failed')
+      return failure === undefined
+    },
+
     /** Revokes the user's grant at Zoho through its running instance; on failure says so in the audit and goes on. */
     async revoke(userId: string, instance: { address: string; generation: number } | null): Promise<void> {
       const [row] = await db.query<{ username: string; refresh_token_sealed: string | null }>(
@@ -194,7 +242,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
           username,
           userId,
           detail: {
-            next: 'Erased here. To end the grant at Zoho as well, the person removes it at accounts.zoho.com, Sessions, Connected Apps.',
+            next: endAtZoho,
           },
         })
       }
@@ -203,7 +251,10 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
 }
 
 /** Codes of a user who gave nothing yet and merely waits. */
-const waiting = ['authorization-missing', 'client-missing']
+const waiting = ['authorization-missing', 'client-missing', 'revoked']
+
+const endAtZoho =
+  'Erased here. To end the grant at Zoho as well, the person removes it at accounts.zoho.com, Sessions, Connected Apps.'
 
 /** Whether a report tells that what was given did not work. */
 function isRejection({ reasonCode }: ConnectionReport): boolean {

@@ -6,6 +6,7 @@ import type { Boot } from '@sdp-mcp/instance/contract'
 import { migrate } from '@sdp-mcp/migrations'
 import manifest from '../package.json' with { type: 'json' }
 import { buildAdminApp, buildPublicApp } from './app.ts'
+import { keepRetention } from './audit.ts'
 import { type Config, ConfigError, loadConfig } from './config.ts'
 import { createConnections } from './connections.ts'
 import { createDb } from './db.ts'
@@ -109,6 +110,7 @@ const adminApp = await buildAdminApp({
   adminToken: config.admin.token,
 })
 
+const retention = keepRetention({ db, days: config.auditRetentionDays, log })
 await fleet.start().catch(fail)
 for (const [app, at] of [
   [publicApp, config.http],
@@ -146,6 +148,7 @@ function end(why: string): Promise<void> {
     await fleet.close()
     await routes.close()
     await directory.close()
+    await retention.close()
     await runtime.close()
     await db.close()
     clearTimeout(deadline)

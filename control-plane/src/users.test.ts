@@ -5,7 +5,7 @@ import { AppError } from './errors.ts'
 import { eventually } from './fleet/testing/support.ts'
 import { hashApiKey } from './identity.ts'
 import { testConfig } from './testing/config.ts'
-import { openTestDatabase, type TestDatabase } from './testing/database.ts'
+import { emptyAudit, openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { newUser } from './user-schemas.ts'
 import { createUsers, userChannel } from './users.ts'
 import { createVault } from './vault.ts'
@@ -35,7 +35,7 @@ beforeAll(async () => {
 afterEach(async () => {
   const rows = await database.db.query<{ username: string }>('select username from users')
   for (const { username } of rows) await users.erase(await users.remove(username, 'admin'))
-  await database.db.query('delete from audit_events')
+  await emptyAudit(database.db)
 })
 afterAll(() => database?.[Symbol.asyncDispose]())
 

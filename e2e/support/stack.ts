@@ -77,6 +77,8 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     SDP_DB_USER: database.user,
     SDP_DB_PASSWORD: database.password,
     SDP_INSTANCE_DB_HOST: engine.hostAddress,
+    // another image than the default, for whoever shares an engine
+    ...(process.env.SDP_INSTANCE_IMAGE ? { SDP_INSTANCE_IMAGE: process.env.SDP_INSTANCE_IMAGE } : {}),
     SDP_RUNTIME: options.runtime ?? 'docker',
     SDP_DOCKER_SOCKET: engine.host,
     SDP_INSTALLATION: installation,

@@ -243,6 +243,31 @@ export function userRoutes(
     },
   )
 
+  app.delete(
+    '/v1/users/:username/authorization',
+    {
+      schema: {
+        summary: 'End the authorization at Zoho',
+        description:
+          'Revokes the grant at Zoho, then erases the tokens. When Zoho cannot be reached nothing is erased, unless `force=true`.',
+        tags: ['authorization'],
+        params: byName,
+        querystring: z.object({ force: z.enum(['true', 'false'], 'must be true or false').default('false') }),
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      const { username: name } = request.params
+      const atZoho = await connections.deauthorize(name, actorOf(request), { force: request.query.force === 'true' })
+      // what the instance holds in memory goes with its process; one of a suspended user does not run
+      if (!atZoho && !(await users.get(name)).suspended)
+        void fleet
+          .reconcile(await users.want(name, 'restart', actorOf(request)))
+          .catch(error => request.log.warn({ error }, 'fleet.reconcile.failed'))
+      return reply.code(204).send(null)
+    },
+  )
+
   for (const action of ['start', 'stop', 'restart'] as const)
     app.post(
       `/v1/users/:username/instance/${action}`,

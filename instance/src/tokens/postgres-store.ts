@@ -139,6 +139,11 @@ export function postgresStore({ database, userId, key, onError }: PostgresStoreO
       }
     },
 
+    async recordToolCalls(batch) {
+      // the user is taken from our login; the id counts only for somebody who runs an instance alone, as the owner
+      await pool.query('select record_tool_calls($1, $2)', [JSON.stringify(batch), userId])
+    },
+
     close: () => pool.end(),
   }
 }

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { type ConnectionState, sealContext } from '../contract.ts'
 import { open, type SealingKey } from '../seal.ts'
+import type { AuditedCall, LostCalls } from '../tool-audit.ts'
 
 /** What is kept of one connection. Secrets stay sealed until their function is called. */
 export type StoredConnection = {
@@ -48,6 +49,8 @@ export type TokenStore = {
   mintAgesMs(): Promise<number[]>
   /** Runs `work` while no other process works on this connection; what it saved is undone when it throws. */
   exclusively<T>(work: (held: Held) => Promise<T>): Promise<T>
+  /** Adds tool calls to the audit, where there is one. @throws when none of them was written */
+  recordToolCalls?(batch: readonly (AuditedCall | LostCalls)[]): Promise<void>
   close(): Promise<void>
 }
 
