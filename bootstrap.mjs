@@ -83,20 +83,30 @@ function installWorkspace() {
   const everything = script === 'pnpm' || script.startsWith('e2e/')
   const stamp = join(root, 'node_modules', '.sdp-mcp-installed')
   const hash = createHash('sha256')
-  for (const file of ['pnpm-lock.yaml', 'pnpm-workspace.yaml', 'package.json']) hash.update(readFileSync(join(root, file)))
+  for (const file of ['pnpm-lock.yaml', 'pnpm-workspace.yaml', 'package.json'])
+    hash.update(readFileSync(join(root, file)))
   const lock = hash.digest('hex')
   const installed = existsSync(stamp) ? readFileSync(stamp, 'utf8') : ''
   if (installed === `${lock} everything` || (!everything && installed === `${lock} product`)) return
   say('installing dependencies (once) ...')
   rmSync(stamp, { force: true })
   const started = Date.now()
-  const options = ['install', '--frozen-lockfile', '--reporter=append-only', '--loglevel=warn', ...(everything ? [] : ['--filter=!@sdp-mcp/e2e'])]
+  const options = [
+    'install',
+    '--frozen-lockfile',
+    '--reporter=append-only',
+    '--loglevel=warn',
+    ...(everything ? [] : ['--filter=!@sdp-mcp/e2e']),
+  ]
   const result = spawnSync(node, [join(home, 'node_modules', 'pnpm', 'bin', 'pnpm.cjs'), ...options], {
     stdio: ['ignore', 2, 2],
     cwd: root,
     env: { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}`, CI: 'true' },
   })
-  if (result.status !== 0) stop('dependencies could not be installed; pnpm says why above. Check that the npm registry is reachable and run the command again.')
+  if (result.status !== 0)
+    stop(
+      'dependencies could not be installed; pnpm says why above. Check that the npm registry is reachable and run the command again.',
+    )
   writeFileSync(stamp, `${lock} ${everything ? 'everything' : 'product'}`)
   say(`installed in ${Math.round((Date.now() - started) / 1000)} s`)
 }

@@ -3,6 +3,7 @@ import pg from 'pg'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest'
 import { type AuditEntry, appendAudit, exportAudit, keepRetention, listAudit } from './audit.ts'
+import { fixedKeyring } from './keyring.ts'
 import { emptyAudit, openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { createVault } from './vault.ts'
 
@@ -13,7 +14,7 @@ const log = pino({ level: 'silent' })
 
 beforeAll(async () => {
   database = await openTestDatabase(inject('postgres'))
-  vault = createVault({ db: database.db, masterKey: generateSealingKey() })
+  vault = createVault({ db: database.db, keyring: fixedKeyring(generateSealingKey()) })
 })
 beforeEach(() => emptyAudit(database.db))
 afterEach(async () => {

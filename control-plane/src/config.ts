@@ -76,6 +76,7 @@ const variables = {
   SDP_DATA_CENTER: oneOf(dataCenters).default('US'),
   SDP_ACCOUNTS_URL: origin.optional(),
   SDP_CLIENT_ID: z.string().optional(),
+  SDP_CONSENT_CLIENT_ID: z.string().optional(),
   SDP_ALLOW_INSECURE_UPSTREAM: flag.default(false),
   SDP_RUNTIME: z.enum(['docker', 'process'], 'must be docker or process').default('docker'),
   SDP_DOCKER_SOCKET: z.string().optional(),
@@ -113,7 +114,14 @@ const variables = {
   SDP_LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
 } as const
 
-const secrets = ['SDP_ADMIN_TOKEN', 'SDP_MASTER_KEY', 'SDP_DB_PASSWORD', 'SDP_CLIENT_SECRET'] as const
+const secrets = [
+  'SDP_ADMIN_TOKEN',
+  'SDP_MASTER_KEY',
+  'SDP_MASTER_KEYS_OLD',
+  'SDP_DB_PASSWORD',
+  'SDP_CLIENT_SECRET',
+  'SDP_CONSENT_CLIENT_SECRET',
+] as const
 type SecretName = (typeof secrets)[number]
 
 /** All names the control plane reads; `.env.example` lists the same ones (a test compares). */
@@ -148,7 +156,8 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     }
     try {
       const value = readFileSync(file, 'utf8').trim()
-      if (value === '') problems.push(`${name}_FILE: the file ${file} is empty.`)
+      // a list may be empty
+      if (value === '' && name !== 'SDP_MASTER_KEYS_OLD') problems.push(`${name}_FILE: the file ${file} is empty.`)
       return value || undefined
     } catch (error) {
       const why =
@@ -180,12 +189,23 @@ export function loadConfig(environment: Record<string, string | undefined>) {
   const adminToken = required('SDP_ADMIN_TOKEN', shorterThan(32), 'openssl rand -base64 33')
   const dbPassword = required('SDP_DB_PASSWORD', shorterThan(16), 'openssl rand -hex 24')
   const masterKeyText = required('SDP_MASTER_KEY', weakMasterKey, 'openssl rand -base64 32')
+  const oldKeyTexts = (secret('SDP_MASTER_KEYS_OLD') ?? '').split(/[\s,]+/).filter(Boolean)
+  for (const [index, text] of oldKeyTexts.entries()) {
+    const why = weakMasterKey(text)
+    if (why)
+      problems.push(`SDP_MASTER_KEYS_OLD: key ${index + 1} is none: ${why}. Give former values of SDP_MASTER_KEY.`)
+  }
   const clientSecret = secret('SDP_CLIENT_SECRET')
+  const consentSecret = secret('SDP_CONSENT_CLIENT_SECRET')
 
   const value = parsed.data
   if (value) {
     if (clientSecret !== undefined && value.SDP_CLIENT_ID === undefined)
       problems.push('SDP_CLIENT_SECRET is set without SDP_CLIENT_ID, which it belongs to. Set both.')
+    if ((value.SDP_CONSENT_CLIENT_ID === undefined) !== (consentSecret === undefined))
+      problems.push(
+        'SDP_CONSENT_CLIENT_ID and SDP_CONSENT_CLIENT_SECRET (or SDP_CONSENT_CLIENT_SECRET_FILE) belong together. Set both, or neither.',
+      )
     if (value.SDP_INSTANCE_REACH === 'network' && !value.SDP_CONTROL_PLANE_CONTAINER)
       problems.push(
         'SDP_INSTANCE_REACH=network needs SDP_CONTROL_PLANE_CONTAINER, the name of the control plane’s own container.',
@@ -204,6 +224,8 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     admin: { host: value.SDP_ADMIN_HOST, port: value.SDP_ADMIN_PORT, token: new Secret(adminToken) },
     publicUrl: value.SDP_PUBLIC_URL ?? `http://localhost:${value.SDP_HTTP_PORT}`,
     masterKey: sealingKey(masterKeyText) as SealingKey,
+    /** open what was sealed with them, and seal nothing */
+    oldMasterKeys: oldKeyTexts.map(text => sealingKey(text)),
     database: {
       host: value.SDP_DB_HOST,
       port: value.SDP_DB_PORT,
@@ -223,6 +245,11 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       baseUrlGiven: value.SDP_BASE_URL !== undefined,
       accountsUrlGiven: value.SDP_ACCOUNTS_URL !== undefined,
     },
+    /** Zoho's server-based client of the organisation, for connect links */
+    consent:
+      value.SDP_CONSENT_CLIENT_ID === undefined || consentSecret === undefined
+        ? null
+        : { clientId: value.SDP_CONSENT_CLIENT_ID, clientSecret: new Secret(consentSecret) },
     allowInsecureUpstream: value.SDP_ALLOW_INSECURE_UPSTREAM,
     runtime: value.SDP_RUNTIME,
     dockerSocket: value.SDP_DOCKER_SOCKET ?? given.DOCKER_HOST,

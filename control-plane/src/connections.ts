@@ -21,6 +21,11 @@ export type Connections = ReturnType<typeof createConnections>
 const exchangeTimeoutMs = 25_000
 const revokeTimeoutMs = 10_000
 
+/** What an admin gave, or what came back from the consent page together with the client that asked for it. */
+type Material = z.infer<typeof authorizationMaterial> & {
+  consent?: { redirectUri: string; clientId: string; clientSecret: string }
+}
+
 type Dependencies = {
   db: Db
   users: Users
@@ -81,11 +86,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
      * @throws AppError `grant-code-rejected`, `client-rejected`, `refresh-token-rejected`, `portal-unknown`,
      *   `accounts-unavailable`, `client-missing`
      */
-    async authorize(
-      name: string,
-      material: z.infer<typeof authorizationMaterial>,
-      actor: string,
-    ): Promise<ConnectionReport> {
+    async authorize(name: string, material: Material, actor: string): Promise<ConnectionReport> {
       const userId = await users.idOf(name)
       const column = material.grantCode !== undefined ? 'grant_code_sealed' : 'refresh_token_sealed'
       type Kept = {
@@ -97,11 +98,20 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
       }
       const before = await db.withTx(async tx => {
         const dataKey = await vault.dataKey(userId, tx)
+        const { consent } = material
+        const isNew =
+          consent !== undefined &&
+          (
+            await tx.query(
+              'insert into oauth_tokens (user_id, client_id) values ($1, $2) on conflict do nothing returning 1 as made',
+              [userId, consent.clientId],
+            )
+          ).length > 0
         const [row] = await tx.query<Kept & { client_secret_sealed: string | null }>(
           'select state, refresh_token_sealed, client_secret_sealed, reason_code, reason, scopes from oauth_tokens where user_id = $1 for update',
           [userId],
         )
-        if (!row?.client_secret_sealed)
+        if (!row || (!row.client_secret_sealed && !consent))
           throw new AppError(
             'client-missing',
             `"${name}" has no OAuth client. Set it first: PATCH /v1/users/${name} {"sdp": {"clientId": "...", "clientSecret": "..."}}.`,
@@ -112,10 +122,19 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
           sealContext('oauth_tokens', column, userId),
         )
         if (column === 'grant_code_sealed')
-          await tx.query('update oauth_tokens set grant_code_sealed = $2, updated_at = now() where user_id = $1', [
-            userId,
-            value,
-          ])
+          await tx.query(
+            `update oauth_tokens set grant_code_sealed = $2, grant_redirect_uri = $3, grant_client_id = $4, grant_client_secret_sealed = $5,
+                    updated_at = now() where user_id = $1`,
+            [
+              userId,
+              value,
+              consent?.redirectUri ?? null,
+              consent?.clientId ?? null,
+              consent
+                ? seal(dataKey, consent.clientSecret, sealContext('oauth_tokens', 'grant_client_secret_sealed', userId))
+                : null,
+            ],
+          )
         else {
           await tx.query(
             `update oauth_tokens set refresh_token_sealed = $2, grant_code_sealed = null, state = 'needs-authorization', reason_code = null, reason = null, updated_at = now()
@@ -124,7 +143,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
           )
           await tx.query('delete from oauth_access_tokens where user_id = $1', [userId])
         }
-        return { ...row, tried: value }
+        return { ...row, isNew, tried: value }
       })
       const restore = () =>
         column === 'refresh_token_sealed'
@@ -141,10 +160,21 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
                 before.scopes,
               ],
             )
-          : db.query(
-              'update oauth_tokens set grant_code_sealed = null, updated_at = now() where user_id = $1 and grant_code_sealed = $2',
-              [userId, before.tried],
-            )
+          : db
+              .query(
+                `update oauth_tokens set grant_code_sealed = null, grant_redirect_uri = null, grant_client_id = null, grant_client_secret_sealed = null,
+                        updated_at = now() where user_id = $1 and grant_code_sealed = $2`,
+                [userId, before.tried],
+              )
+              // a row that was made for a consent which came to nothing would say that there is a client
+              .then(() =>
+                before.isNew
+                  ? db.query(
+                      'delete from oauth_tokens where user_id = $1 and client_secret_sealed is null and refresh_token_sealed is null',
+                      [userId],
+                    )
+                  : [],
+              )
       let report: ConnectionReport
       try {
         const instance = await fleet.ensureReady(userId, { timeoutMs: exchangeTimeoutMs })
@@ -160,7 +190,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
         username: name,
         userId,
         detail: {
-          with: column === 'grant_code_sealed' ? 'grantCode' : 'refreshToken',
+          with: material.consent ? 'consent' : column === 'grant_code_sealed' ? 'grantCode' : 'refreshToken',
           state: report.state,
           reasonCode: report.reasonCode,
           scopes: report.scopes,

@@ -4,6 +4,7 @@ import { createDb } from './db.ts'
 import { type Directory, openDirectory, type Revocation } from './directory.ts'
 import { eventually, silentLog } from './fleet/testing/support.ts'
 import { hashApiKey } from './identity.ts'
+import { fixedKeyring } from './keyring.ts'
 import { testConfig } from './testing/config.ts'
 import { openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { openRelay, type Relay } from './testing/relay.ts'
@@ -17,7 +18,11 @@ const open: Watched[] = []
 
 beforeAll(async () => {
   database = await openTestDatabase(inject('postgres'))
-  users = createUsers({ db: database.db, vault: createVault({ db: database.db, masterKey: config.masterKey }), config })
+  users = createUsers({
+    db: database.db,
+    vault: createVault({ db: database.db, keyring: fixedKeyring(config.masterKey) }),
+    config,
+  })
 })
 afterEach(async () => {
   for (const watched of open.splice(0)) await watched.dispose()

@@ -9,6 +9,7 @@ import { buildAdminApp, buildPublicApp } from './app.ts'
 import { keepRetention } from './audit.ts'
 import { type Config, ConfigError, loadConfig } from './config.ts'
 import { createConnections } from './connections.ts'
+import { createConsent } from './consent.ts'
 import { createDb } from './db.ts'
 import { openDirectory } from './directory.ts'
 import { AppError } from './errors.ts'
@@ -16,7 +17,9 @@ import { createDockerRuntime } from './fleet/docker-runtime.ts'
 import { createFleet } from './fleet/fleet.ts'
 import { createProcessRuntime } from './fleet/process-runtime.ts'
 import { createStatementSigner } from './identity.ts'
+import { createKeyring } from './keyring.ts'
 import { createLog } from './log.ts'
+import { createMasterKey } from './master-key.ts'
 import { createProxy } from './proxy/proxy.ts'
 import { createRoutes } from './proxy/routes.ts'
 import { createUsers } from './users.ts'
@@ -49,9 +52,16 @@ await withDatabase(async () => {
   await migrate(login, { folder: beside('migrations', '../../migrations'), log: message => log.info(message) })
 })
 const db = createDb({ ...login, onError: error => log.warn({ error }, 'database.connection.lost') })
-const vault = createVault({ db, masterKey: config.masterKey })
+const keyring = createKeyring(() => {
+  // read again for a rotation: files may hold another key by now
+  const { masterKey: current, oldMasterKeys: old } = loadConfig(process.env)
+  return { current, old }
+})
+const vault = createVault({ db, keyring })
 const users = createUsers({ db, vault, config })
-const signer = createStatementSigner({ db, masterKey: config.masterKey, now })
+const signer = createStatementSigner({ db, keyring, now })
+const masterKey = createMasterKey({ db, keyring, vault, signer, log })
+await masterKey.check().catch(fail)
 const statementKeys = await signer.publicKeys().catch(fail)
 const routes = createRoutes()
 
@@ -75,6 +85,7 @@ const fleet = createFleet({
   afterRemove: userId => users.erase(userId),
 })
 const connections = createConnections({ db, users, vault, fleet, signer, log })
+const consent = createConsent({ db, users, connections, config })
 const directory = await openDirectory({
   db,
   log,
@@ -91,12 +102,14 @@ const errorPages = {
   read: (code: string) =>
     readFile(join(beside('errors', '../../docs/errors'), `${code}.md`), 'utf8').catch(() => undefined),
 }
-const publicApp = buildPublicApp({ db, runtime, proxy, log, errorPages })
+const publicApp = buildPublicApp({ db, runtime, proxy, consent, publicUrl: config.publicUrl, log, errorPages })
 const adminApp = await buildAdminApp({
   users,
   connections,
+  consent,
   fleet,
   runtime,
+  masterKey,
   directory,
   routes,
   proxy,
@@ -149,6 +162,7 @@ function end(why: string): Promise<void> {
     await routes.close()
     await directory.close()
     await retention.close()
+    await masterKey.close()
     await runtime.close()
     await db.close()
     clearTimeout(deadline)
@@ -187,6 +201,7 @@ async function bootFor(userId: string, { generation, port }: { generation: numbe
     allowInsecureUpstream: config.allowInsecureUpstream,
     toolsets: settings.toolsets,
     readOnly: settings.readOnly,
+    consentLinks: config.consent !== null,
     logLevel: config.logLevel,
   }
 }

@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from '
 import { AppError } from './errors.ts'
 import { eventually } from './fleet/testing/support.ts'
 import { hashApiKey } from './identity.ts'
+import { fixedKeyring } from './keyring.ts'
 import { testConfig } from './testing/config.ts'
 import { emptyAudit, openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { newUser } from './user-schemas.ts'
@@ -22,7 +23,7 @@ const usersWith = (environment: Record<string, string>) =>
 
 beforeAll(async () => {
   database = await openTestDatabase(inject('postgres'))
-  const real = createVault({ db: database.db, masterKey: config.masterKey })
+  const real = createVault({ db: database.db, keyring: fixedKeyring(config.masterKey) })
   vault = {
     ...real,
     enroll(tx, userId) {

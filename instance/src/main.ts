@@ -52,7 +52,7 @@ Set SDP_INSTANCE_NAME, SDP_DATA_CENTER, SDP_CLIENT_ID, SDP_CLIENT_SECRET and, th
 
 type Setup = {
   user: InstanceContext['user']
-  settings: Pick<InstanceContext, 'sdp' | 'toolsets' | 'readOnly'>
+  settings: Pick<InstanceContext, 'sdp' | 'toolsets' | 'readOnly' | 'consentLinks'>
   store: TokenStore
   log: Logger
   howToAuthorize: string
@@ -79,11 +79,11 @@ async function runManaged(): Promise<void> {
     if (error instanceof ConfigError) return quit(exitCodes.bootInvalid, error.problems)
     throw error
   }
-  const { user, sdp, toolsets, readOnly, key, generation } = boot
+  const { user, sdp, toolsets, readOnly, consentLinks, key, generation } = boot
   const log = createLog({ level: boot.logLevel, username: user.username })
   const { context, keeper, audit } = assemble({
     user,
-    settings: { sdp, toolsets, readOnly },
+    settings: { sdp, toolsets, readOnly, consentLinks },
     store: postgresStore({
       database: boot.database,
       userId: user.id,
@@ -91,7 +91,11 @@ async function runManaged(): Promise<void> {
       onError: error => log.warn({ err: error }, 'tokens.database.connection-lost'),
     }),
     log,
-    howToAuthorize: `Make a grant code at ${dataCenterHosts[sdp.dataCenter].console} (Self Client, Generate Code) and give it at once to your administrator, who sends it to POST /v1/users/${user.username}/authorization.`,
+    howToAuthorize: `${
+      consentLinks
+        ? `Ask your administrator for a connect link (POST /v1/users/${user.username}/connect-link) and open it in a browser. Or make`
+        : 'Make'
+    } a grant code at ${dataCenterHosts[sdp.dataCenter].console} (Self Client, Generate Code) and give it at once to your administrator, who sends it to POST /v1/users/${user.username}/authorization.`,
   })
   const audience = statementAudience(user.id, generation)
   const gate = statementGate({ keys: boot.statementKeys, audience, username: user.username })
@@ -180,7 +184,7 @@ function assemble({ user, settings, store, log, howToAuthorize }: Setup): Assemb
     consoleUrl: dataCenterHosts[sdp.dataCenter].console,
     fetch: boundFetch,
   })
-  const keeper = createKeeper({ store, accounts, log, howToAuthorize })
+  const keeper = createKeeper({ store, accounts, log, howToAuthorize, expectedEmail: user.email })
   const context = { user, ...settings, tokens: keeper, fetch: boundFetch, log, now: Date.now, version }
   const write = store.recordToolCalls?.bind(store)
   return { context, keeper, audit: write && createToolAudit({ write, log }) }

@@ -1,6 +1,7 @@
 import { connectionStates } from '@sdp-mcp/instance/contract'
 import { z } from 'zod'
 import type { Connections } from '../connections.ts'
+import type { Consent } from '../consent.ts'
 import type { Directory } from '../directory.ts'
 import { AppError } from '../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
@@ -42,6 +43,7 @@ const longestWaitSeconds = 60
 export type UserRoutes = {
   users: Users
   connections: Connections
+  consent: Consent
   fleet: Fleet
   runtime: Runtime
   directory: Directory
@@ -51,7 +53,7 @@ export type UserRoutes = {
 
 export function userRoutes(
   app: App,
-  { users, connections, fleet, runtime, directory, publicUrl, now }: UserRoutes,
+  { users, connections, consent, fleet, runtime, directory, publicUrl, now }: UserRoutes,
 ): void {
   app.post(
     '/v1/users',
@@ -240,6 +242,24 @@ export function userRoutes(
     async request => {
       const report = await connections.authorize(request.params.username, request.body, actorOf(request))
       return { connection: report.state, scopes: report.scopes }
+    },
+  )
+
+  app.post(
+    '/v1/users/:username/connect-link',
+    {
+      schema: {
+        summary: 'Make a link by which the person authorizes with one click',
+        description:
+          'Send it to the person: it works once, for 15 minutes, in one browser. Needs SDP_CONSENT_CLIENT_ID.',
+        tags: ['authorization'],
+        params: byName,
+        response: { 201: z.object({ url: z.string(), expiresAt: z.string() }) },
+      },
+    },
+    async (request, reply) => {
+      reply.code(201).header('cache-control', 'no-store')
+      return consent.link(request.params.username, actorOf(request))
     },
   )
 
