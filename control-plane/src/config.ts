@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { inspect } from 'node:util'
 import { dataCenterHosts, dataCenters } from '@sdp-mcp/instance/contract'
@@ -71,6 +72,10 @@ const variables = {
   SDP_DB_PORT: port.default(5433),
   SDP_DB_NAME: z.string().default('sdp_mcp'),
   SDP_DB_USER: z.string().default('sdpmcpservice'),
+  SDP_DB_CONTROL_PLANE_USER: z
+    .string()
+    .regex(/^[a-z][a-z0-9_]{0,62}$/, 'must be lower-case letters, digits and underscores')
+    .optional(),
   SDP_BASE_URL: origin.optional(),
   SDP_INSTANCE_NAME: z.string().optional(),
   SDP_DATA_CENTER: oneOf(dataCenters).default('US'),
@@ -119,6 +124,7 @@ const secrets = [
   'SDP_MASTER_KEY',
   'SDP_MASTER_KEYS_OLD',
   'SDP_DB_PASSWORD',
+  'SDP_DB_CONTROL_PLANE_PASSWORD',
   'SDP_CLIENT_SECRET',
   'SDP_CONSENT_CLIENT_SECRET',
 ] as const
@@ -196,6 +202,7 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       problems.push(`SDP_MASTER_KEYS_OLD: key ${index + 1} is none: ${why}. Give former values of SDP_MASTER_KEY.`)
   }
   const clientSecret = secret('SDP_CLIENT_SECRET')
+  const controlPlanePassword = secret('SDP_DB_CONTROL_PLANE_PASSWORD')
   const consentSecret = secret('SDP_CONSENT_CLIENT_SECRET')
 
   const value = parsed.data
@@ -205,6 +212,11 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     if ((value.SDP_CONSENT_CLIENT_ID === undefined) !== (consentSecret === undefined))
       problems.push(
         'SDP_CONSENT_CLIENT_ID and SDP_CONSENT_CLIENT_SECRET (or SDP_CONSENT_CLIENT_SECRET_FILE) belong together. Set both, or neither.',
+      )
+    const weakPassword = controlPlanePassword === undefined ? undefined : shorterThan(16)(controlPlanePassword)
+    if (weakPassword)
+      problems.push(
+        `SDP_DB_CONTROL_PLANE_PASSWORD is too weak: ${weakPassword}. Make a new one with: openssl rand -hex 24`,
       )
     if (value.SDP_INSTANCE_REACH === 'network' && !value.SDP_CONTROL_PLANE_CONTAINER)
       problems.push(
@@ -233,6 +245,11 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       user: value.SDP_DB_USER,
       password: new Secret(dbPassword),
     },
+    /** the role that `--prepare-database` makes; the control plane itself logs in as `database.user` */
+    controlPlaneRole:
+      value.SDP_DB_CONTROL_PLANE_USER === undefined || controlPlanePassword === undefined
+        ? null
+        : { name: value.SDP_DB_CONTROL_PLANE_USER, password: new Secret(controlPlanePassword) },
     /** used where a user has no setting of its own */
     sdpDefaults: {
       dataCenter: value.SDP_DATA_CENTER,
@@ -272,6 +289,32 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     auditRetentionDays: value.SDP_AUDIT_RETENTION_DAYS || null,
     logLevel: value.SDP_LOG_LEVEL,
   })
+}
+
+export type SetupConfig = {
+  database: { host: string; port: number; database: string; user: string; password: Secret }
+  role: { name: string; password: Secret }
+}
+
+/**
+ * Reads what `--prepare-database` needs: the owner's login, and the role that the control plane will log in with.
+ * @throws ConfigError that lists every problem
+ */
+export function loadSetup(environment: Record<string, string | undefined>): SetupConfig {
+  // whatever else a control plane needs is none of the owner's business, so it gets stand-ins
+  const random = () => randomBytes(32).toString('base64')
+  const neutral = { SDP_ADMIN_TOKEN: random(), SDP_MASTER_KEY: random() }
+  const given = Object.fromEntries(Object.entries(environment).filter(([name]) => name.startsWith('SDP_DB_')))
+  const { database, controlPlaneRole } = loadConfig({ ...given, ...neutral })
+  if (!controlPlaneRole)
+    throw new ConfigError([
+      'SDP_DB_CONTROL_PLANE_USER and SDP_DB_CONTROL_PLANE_PASSWORD (or SDP_DB_CONTROL_PLANE_PASSWORD_FILE) are missing. They name the role to prepare.',
+    ])
+  if (controlPlaneRole.name === database.user)
+    throw new ConfigError([
+      'SDP_DB_CONTROL_PLANE_USER is the owner itself (SDP_DB_USER). Name a role of its own, such as sdpmcp_control.',
+    ])
+  return { database, role: controlPlaneRole }
 }
 
 function deepFreeze<T extends object>(value: T): Readonly<T> {

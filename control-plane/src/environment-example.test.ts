@@ -57,6 +57,7 @@ test('no secret stands in .env.example', () => {
     'SDP_MASTER_KEY',
     'SDP_MASTER_KEYS_OLD',
     'SDP_DB_PASSWORD',
+    'SDP_DB_CONTROL_PLANE_PASSWORD',
     'SDP_CLIENT_SECRET',
     'SDP_CONSENT_CLIENT_SECRET',
   ])

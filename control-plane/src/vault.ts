@@ -1,6 +1,7 @@
-import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { databaseRole, sealContext } from '@sdp-mcp/instance/contract'
 import { generateSealingKey, type SealingKey, seal, sealingKey } from '@sdp-mcp/instance/seal'
+import { scramVerifier } from './database-setup.ts'
 import type { Db, Queryable } from './db.ts'
 import { AppError } from './errors.ts'
 import { type Keyring, openStored } from './keyring.ts'
@@ -119,17 +120,4 @@ export function createVault({ db, keyring }: { db: Db; keyring: Keyring }): Vaul
       })
     },
   }
-}
-
-/**
- * The form in which PostgreSQL stores a SCRAM password (RFC 5802, RFC 7677). Sending it in place of the password keeps
- * the password out of the server's statement log.
- */
-function scramVerifier(password: string): string {
-  const salt = randomBytes(16)
-  const iterations = 4096
-  const salted = pbkdf2Sync(password, salt, iterations, 32, 'sha256')
-  const hmac = (text: string) => createHmac('sha256', salted).update(text).digest()
-  const storedKey = createHash('sha256').update(hmac('Client Key')).digest('base64')
-  return `SCRAM-SHA-256$${iterations}:${salt.toString('base64')}$${storedKey}:${hmac('Server Key').toString('base64')}`
 }

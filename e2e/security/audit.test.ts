@@ -27,13 +27,13 @@ const audit = async (query: string): Promise<Entry[]> => {
   expect(status, JSON.stringify(body)).toBe(200)
   return body.events
 }
-const secret = 'the-words-of-a-note-Kx93'
+const words = 'the-words-of-a-note-Kx93'
 
 test('a tool call is recorded with user, tool, target, result, duration and request id, and nothing of its contents', async () => {
   await using client = await connect('mcp', alice.mcp, alice.key)
   const { requests } = await callTool(client, 'search_requests', { view: 'all', limit: 1 })
   const id = String(requests[0].id)
-  await callTool(client, 'add_note', { request_id: id, text: secret })
+  await callTool(client, 'add_note', { request_id: id, text: words })
   const failed = await client.callTool({ name: 'get_request', arguments: { request_id: '999999999' } })
   expect(failed.isError).toBe(true)
   const calls = await eventually(
@@ -52,7 +52,7 @@ test('a tool call is recorded with user, tool, target, result, duration and requ
     expect(detail.durationMs).toEqual(expect.any(Number))
     expect(detail.requestId).toMatch(/^[0-9a-f]{12}$/)
   }
-  expect(JSON.stringify(await audit('limit=1000'))).not.toContain(secret)
+  expect(JSON.stringify(await audit('limit=1000'))).not.toContain(words)
 })
 
 test('calls that were not written yet when an instance ends are written on its way out', async () => {
