@@ -9,7 +9,7 @@ problem() {
   echo "check-secrets: $*" >&2
 }
 
-for name in db_password master_key admin_token; do
+for name in db_password control_plane_password master_key admin_token; do
   if [ -d "$name" ]; then
     problem "$name is a folder, which Docker makes when a file is missing."
   elif [ ! -e "$name" ]; then
@@ -20,6 +20,8 @@ for name in db_password master_key admin_token; do
     problem "$name cannot be read by the users that containers run as. Run chmod 0644 on it."
   fi
 done
+
+[ -f master_keys_old ] || problem 'master_keys_old is missing, the list of former master keys. It may be empty.'
 
 if [ "$problems" -gt 0 ]; then
   echo 'check-secrets: This is about the files in SDP_SECRETS_DIR. Nothing else was started.' >&2

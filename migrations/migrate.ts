@@ -1,13 +1,16 @@
+import { readdir } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { runner } from 'node-pg-migrate'
-import type { ClientConfig } from 'pg'
+import pg, { type ClientConfig } from 'pg'
 
 const sourceFolder = dirname(fileURLToPath(import.meta.url))
 
 /**
  * Brings a database to the schema of this version: applies the numbered SQL files that it lacks, each in a
  * transaction of its own, under one advisory lock. Twenty processes may call it at once; one works, the others wait.
+ *
+ * When nothing is to do it only looks, so that a role which owns nothing may call it.
  *
  * @param options.folder - where the SQL files are; a bundle passes its own copy
  * @param options.log - told of each applied file
@@ -17,9 +20,11 @@ export async function migrate(
   connection: ClientConfig,
   options: { folder?: string; log?: (message: string) => void } = {},
 ): Promise<string[]> {
+  const folder = options.folder ?? sourceFolder
+  if (await isUpToDate(connection, folder)) return []
   const applied = await runner({
     databaseUrl: connection,
-    dir: `${options.folder ?? sourceFolder}/*.sql`,
+    dir: `${folder}/*.sql`,
     useGlob: true,
     direction: 'up',
     migrationsTable: 'schema_migrations',
@@ -30,4 +35,21 @@ export async function migrate(
   })
   for (const { name } of applied) options.log?.(`applied migration ${name}`)
   return applied.map(({ name }) => name)
+}
+
+async function isUpToDate(connection: ClientConfig, folder: string): Promise<boolean> {
+  const client = new pg.Client(connection)
+  // a connection that breaks fails the query, which is told
+  client.on('error', () => {})
+  await client.connect()
+  try {
+    const { rows: found } = await client.query("select to_regclass('schema_migrations') is not null as there")
+    if (!found[0].there) return false
+    const { rows } = await client.query<{ name: string }>('select name from schema_migrations')
+    const applied = new Set(rows.map(row => row.name))
+    const files = (await readdir(folder)).filter(name => name.endsWith('.sql'))
+    return files.every(name => applied.has(name.slice(0, -'.sql'.length)))
+  } finally {
+    await client.end()
+  }
 }

@@ -3,9 +3,12 @@ import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import { jsonSchemaTransform } from 'fastify-type-provider-zod'
 import type { Secret } from './config.ts'
+import type { Consent } from './consent.ts'
 import { AppError } from './errors.ts'
+import { auditRoutes } from './http/audit.ts'
 import { requireAdmin } from './http/auth.ts'
 import { describeProblems } from './http/openapi.ts'
+import { connectRoutes } from './http/connect.ts'
 import { type App, createServer, type ErrorPages } from './http/server.ts'
 import { healthRoutes, type SystemRoutes, systemRoutes } from './http/system.ts'
 import { type UserRoutes, userRoutes } from './http/users.ts'
@@ -14,7 +17,13 @@ import type { McpProxy } from './proxy/proxy.ts'
 
 /** The listener of the users: MCP traffic, and what tells a load balancer how we are. */
 export function buildPublicApp(
-  parts: Pick<SystemRoutes, 'db' | 'runtime'> & { proxy: McpProxy; log: Logger; errorPages: ErrorPages },
+  parts: Pick<SystemRoutes, 'db' | 'runtime'> & {
+    proxy: McpProxy
+    consent: Consent
+    publicUrl: string
+    log: Logger
+    errorPages: ErrorPages
+  },
 ): App {
   const app = createServer({
     ...parts,
@@ -31,6 +40,7 @@ export function buildPublicApp(
     },
   })
   healthRoutes(app, parts)
+  connectRoutes(app, parts)
   // clients look for OAuth here first; a clean 404 tells them to use the API key they have
   for (const path of ['/.well-known/*', '/register', '/authorize', '/token'])
     app.all(path, { schema: { hide: true } as never }, async () => {
@@ -72,6 +82,7 @@ export async function buildAdminApp(
   await app.register(async scope => {
     requireAdmin(scope as App, parts.adminToken)
     userRoutes(scope as App, parts)
+    auditRoutes(scope as App, parts)
     systemRoutes(scope as App, parts)
   })
   return app

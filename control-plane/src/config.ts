@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { inspect } from 'node:util'
 import { dataCenterHosts, dataCenters } from '@sdp-mcp/instance/contract'
@@ -71,11 +72,16 @@ const variables = {
   SDP_DB_PORT: port.default(5433),
   SDP_DB_NAME: z.string().default('sdp_mcp'),
   SDP_DB_USER: z.string().default('sdpmcpservice'),
+  SDP_DB_CONTROL_PLANE_USER: z
+    .string()
+    .regex(/^[a-z][a-z0-9_]{0,62}$/, 'must be lower-case letters, digits and underscores')
+    .optional(),
   SDP_BASE_URL: origin.optional(),
   SDP_INSTANCE_NAME: z.string().optional(),
   SDP_DATA_CENTER: oneOf(dataCenters).default('US'),
   SDP_ACCOUNTS_URL: origin.optional(),
   SDP_CLIENT_ID: z.string().optional(),
+  SDP_CONSENT_CLIENT_ID: z.string().optional(),
   SDP_ALLOW_INSECURE_UPSTREAM: flag.default(false),
   SDP_RUNTIME: z.enum(['docker', 'process'], 'must be docker or process').default('docker'),
   SDP_DOCKER_SOCKET: z.string().optional(),
@@ -107,10 +113,21 @@ const variables = {
   SDP_INSTANCE_MEMORY_MB: whole('a whole number').min(64, 'must be at least 64').default(256),
   SDP_INSTANCE_CPUS: z.coerce.number('must be a number').positive('must be more than 0').default(1),
   SDP_INSTANCE_PIDS: whole('a whole number').min(16, 'must be at least 16').default(128),
+  SDP_AUDIT_RETENTION_DAYS: whole('a whole number of days')
+    .refine(days => days === 0 || days >= 30, 'must be at least 30, or 0 to keep the audit for ever')
+    .default(365),
   SDP_LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
 } as const
 
-const secrets = ['SDP_ADMIN_TOKEN', 'SDP_MASTER_KEY', 'SDP_DB_PASSWORD', 'SDP_CLIENT_SECRET'] as const
+const secrets = [
+  'SDP_ADMIN_TOKEN',
+  'SDP_MASTER_KEY',
+  'SDP_MASTER_KEYS_OLD',
+  'SDP_DB_PASSWORD',
+  'SDP_DB_CONTROL_PLANE_PASSWORD',
+  'SDP_CLIENT_SECRET',
+  'SDP_CONSENT_CLIENT_SECRET',
+] as const
 type SecretName = (typeof secrets)[number]
 
 /** All names the control plane reads; `.env.example` lists the same ones (a test compares). */
@@ -145,7 +162,8 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     }
     try {
       const value = readFileSync(file, 'utf8').trim()
-      if (value === '') problems.push(`${name}_FILE: the file ${file} is empty.`)
+      // a list may be empty
+      if (value === '' && name !== 'SDP_MASTER_KEYS_OLD') problems.push(`${name}_FILE: the file ${file} is empty.`)
       return value || undefined
     } catch (error) {
       const why =
@@ -177,12 +195,29 @@ export function loadConfig(environment: Record<string, string | undefined>) {
   const adminToken = required('SDP_ADMIN_TOKEN', shorterThan(32), 'openssl rand -base64 33')
   const dbPassword = required('SDP_DB_PASSWORD', shorterThan(16), 'openssl rand -hex 24')
   const masterKeyText = required('SDP_MASTER_KEY', weakMasterKey, 'openssl rand -base64 32')
+  const oldKeyTexts = (secret('SDP_MASTER_KEYS_OLD') ?? '').split(/[\s,]+/).filter(Boolean)
+  for (const [index, text] of oldKeyTexts.entries()) {
+    const why = weakMasterKey(text)
+    if (why)
+      problems.push(`SDP_MASTER_KEYS_OLD: key ${index + 1} is none: ${why}. Give former values of SDP_MASTER_KEY.`)
+  }
   const clientSecret = secret('SDP_CLIENT_SECRET')
+  const controlPlanePassword = secret('SDP_DB_CONTROL_PLANE_PASSWORD')
+  const consentSecret = secret('SDP_CONSENT_CLIENT_SECRET')
 
   const value = parsed.data
   if (value) {
     if (clientSecret !== undefined && value.SDP_CLIENT_ID === undefined)
       problems.push('SDP_CLIENT_SECRET is set without SDP_CLIENT_ID, which it belongs to. Set both.')
+    if ((value.SDP_CONSENT_CLIENT_ID === undefined) !== (consentSecret === undefined))
+      problems.push(
+        'SDP_CONSENT_CLIENT_ID and SDP_CONSENT_CLIENT_SECRET (or SDP_CONSENT_CLIENT_SECRET_FILE) belong together. Set both, or neither.',
+      )
+    const weakPassword = controlPlanePassword === undefined ? undefined : shorterThan(16)(controlPlanePassword)
+    if (weakPassword)
+      problems.push(
+        `SDP_DB_CONTROL_PLANE_PASSWORD is too weak: ${weakPassword}. Make a new one with: openssl rand -hex 24`,
+      )
     if (value.SDP_INSTANCE_REACH === 'network' && !value.SDP_CONTROL_PLANE_CONTAINER)
       problems.push(
         'SDP_INSTANCE_REACH=network needs SDP_CONTROL_PLANE_CONTAINER, the name of the control plane’s own container.',
@@ -201,6 +236,8 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     admin: { host: value.SDP_ADMIN_HOST, port: value.SDP_ADMIN_PORT, token: new Secret(adminToken) },
     publicUrl: value.SDP_PUBLIC_URL ?? `http://localhost:${value.SDP_HTTP_PORT}`,
     masterKey: sealingKey(masterKeyText) as SealingKey,
+    /** open what was sealed with them, and seal nothing */
+    oldMasterKeys: oldKeyTexts.map(text => sealingKey(text)),
     database: {
       host: value.SDP_DB_HOST,
       port: value.SDP_DB_PORT,
@@ -208,6 +245,11 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       user: value.SDP_DB_USER,
       password: new Secret(dbPassword),
     },
+    /** the role that `--prepare-database` makes; the control plane itself logs in as `database.user` */
+    controlPlaneRole:
+      value.SDP_DB_CONTROL_PLANE_USER === undefined || controlPlanePassword === undefined
+        ? null
+        : { name: value.SDP_DB_CONTROL_PLANE_USER, password: new Secret(controlPlanePassword) },
     /** used where a user has no setting of its own */
     sdpDefaults: {
       dataCenter: value.SDP_DATA_CENTER,
@@ -220,6 +262,11 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       baseUrlGiven: value.SDP_BASE_URL !== undefined,
       accountsUrlGiven: value.SDP_ACCOUNTS_URL !== undefined,
     },
+    /** Zoho's server-based client of the organisation, for connect links */
+    consent:
+      value.SDP_CONSENT_CLIENT_ID === undefined || consentSecret === undefined
+        ? null
+        : { clientId: value.SDP_CONSENT_CLIENT_ID, clientSecret: new Secret(consentSecret) },
     allowInsecureUpstream: value.SDP_ALLOW_INSECURE_UPSTREAM,
     runtime: value.SDP_RUNTIME,
     dockerSocket: value.SDP_DOCKER_SOCKET ?? given.DOCKER_HOST,
@@ -238,8 +285,36 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       databasePort: value.SDP_INSTANCE_DB_PORT ?? value.SDP_DB_PORT,
       limits: { memoryMb: value.SDP_INSTANCE_MEMORY_MB, cpus: value.SDP_INSTANCE_CPUS, pids: value.SDP_INSTANCE_PIDS },
     },
+    /** days; null: for ever */
+    auditRetentionDays: value.SDP_AUDIT_RETENTION_DAYS || null,
     logLevel: value.SDP_LOG_LEVEL,
   })
+}
+
+export type SetupConfig = {
+  database: { host: string; port: number; database: string; user: string; password: Secret }
+  role: { name: string; password: Secret }
+}
+
+/**
+ * Reads what `--prepare-database` needs: the owner's login, and the role that the control plane will log in with.
+ * @throws ConfigError that lists every problem
+ */
+export function loadSetup(environment: Record<string, string | undefined>): SetupConfig {
+  // whatever else a control plane needs is none of the owner's business, so it gets stand-ins
+  const random = () => randomBytes(32).toString('base64')
+  const neutral = { SDP_ADMIN_TOKEN: random(), SDP_MASTER_KEY: random() }
+  const given = Object.fromEntries(Object.entries(environment).filter(([name]) => name.startsWith('SDP_DB_')))
+  const { database, controlPlaneRole } = loadConfig({ ...given, ...neutral })
+  if (!controlPlaneRole)
+    throw new ConfigError([
+      'SDP_DB_CONTROL_PLANE_USER and SDP_DB_CONTROL_PLANE_PASSWORD (or SDP_DB_CONTROL_PLANE_PASSWORD_FILE) are missing. They name the role to prepare.',
+    ])
+  if (controlPlaneRole.name === database.user)
+    throw new ConfigError([
+      'SDP_DB_CONTROL_PLANE_USER is the owner itself (SDP_DB_USER). Name a role of its own, such as sdpmcp_control.',
+    ])
+  return { database, role: controlPlaneRole }
 }
 
 function deepFreeze<T extends object>(value: T): Readonly<T> {

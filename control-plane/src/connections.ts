@@ -21,6 +21,11 @@ export type Connections = ReturnType<typeof createConnections>
 const exchangeTimeoutMs = 25_000
 const revokeTimeoutMs = 10_000
 
+/** What an admin gave, or what came back from the consent page together with the client that asked for it. */
+type Material = z.infer<typeof authorizationMaterial> & {
+  consent?: { redirectUri: string; clientId: string; clientSecret: string }
+}
+
 type Dependencies = {
   db: Db
   users: Users
@@ -81,11 +86,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
      * @throws AppError `grant-code-rejected`, `client-rejected`, `refresh-token-rejected`, `portal-unknown`,
      *   `accounts-unavailable`, `client-missing`
      */
-    async authorize(
-      name: string,
-      material: z.infer<typeof authorizationMaterial>,
-      actor: string,
-    ): Promise<ConnectionReport> {
+    async authorize(name: string, material: Material, actor: string): Promise<ConnectionReport> {
       const userId = await users.idOf(name)
       const column = material.grantCode !== undefined ? 'grant_code_sealed' : 'refresh_token_sealed'
       type Kept = {
@@ -97,11 +98,20 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
       }
       const before = await db.withTx(async tx => {
         const dataKey = await vault.dataKey(userId, tx)
+        const { consent } = material
+        const isNew =
+          consent !== undefined &&
+          (
+            await tx.query(
+              'insert into oauth_tokens (user_id, client_id) values ($1, $2) on conflict do nothing returning 1 as made',
+              [userId, consent.clientId],
+            )
+          ).length > 0
         const [row] = await tx.query<Kept & { client_secret_sealed: string | null }>(
           'select state, refresh_token_sealed, client_secret_sealed, reason_code, reason, scopes from oauth_tokens where user_id = $1 for update',
           [userId],
         )
-        if (!row?.client_secret_sealed)
+        if (!row || (!row.client_secret_sealed && !consent))
           throw new AppError(
             'client-missing',
             `"${name}" has no OAuth client. Set it first: PATCH /v1/users/${name} {"sdp": {"clientId": "...", "clientSecret": "..."}}.`,
@@ -112,10 +122,19 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
           sealContext('oauth_tokens', column, userId),
         )
         if (column === 'grant_code_sealed')
-          await tx.query('update oauth_tokens set grant_code_sealed = $2, updated_at = now() where user_id = $1', [
-            userId,
-            value,
-          ])
+          await tx.query(
+            `update oauth_tokens set grant_code_sealed = $2, grant_redirect_uri = $3, grant_client_id = $4, grant_client_secret_sealed = $5,
+                    updated_at = now() where user_id = $1`,
+            [
+              userId,
+              value,
+              consent?.redirectUri ?? null,
+              consent?.clientId ?? null,
+              consent
+                ? seal(dataKey, consent.clientSecret, sealContext('oauth_tokens', 'grant_client_secret_sealed', userId))
+                : null,
+            ],
+          )
         else {
           await tx.query(
             `update oauth_tokens set refresh_token_sealed = $2, grant_code_sealed = null, state = 'needs-authorization', reason_code = null, reason = null, updated_at = now()
@@ -124,7 +143,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
           )
           await tx.query('delete from oauth_access_tokens where user_id = $1', [userId])
         }
-        return { ...row, tried: value }
+        return { ...row, isNew, tried: value }
       })
       const restore = () =>
         column === 'refresh_token_sealed'
@@ -141,10 +160,21 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
                 before.scopes,
               ],
             )
-          : db.query(
-              'update oauth_tokens set grant_code_sealed = null, updated_at = now() where user_id = $1 and grant_code_sealed = $2',
-              [userId, before.tried],
-            )
+          : db
+              .query(
+                `update oauth_tokens set grant_code_sealed = null, grant_redirect_uri = null, grant_client_id = null, grant_client_secret_sealed = null,
+                        updated_at = now() where user_id = $1 and grant_code_sealed = $2`,
+                [userId, before.tried],
+              )
+              // a row that was made for a consent which came to nothing would say that there is a client
+              .then(() =>
+                before.isNew
+                  ? db.query(
+                      'delete from oauth_tokens where user_id = $1 and client_secret_sealed is null and refresh_token_sealed is null',
+                      [userId],
+                    )
+                  : [],
+              )
       let report: ConnectionReport
       try {
         const instance = await fleet.ensureReady(userId, { timeoutMs: exchangeTimeoutMs })
@@ -160,7 +190,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
         username: name,
         userId,
         detail: {
-          with: column === 'grant_code_sealed' ? 'grantCode' : 'refreshToken',
+          with: material.consent ? 'consent' : column === 'grant_code_sealed' ? 'grantCode' : 'refreshToken',
           state: report.state,
           reasonCode: report.reasonCode,
           scopes: report.scopes,
@@ -171,6 +201,54 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
         throw rejection(report)
       }
       return report
+    },
+
+    /**
+     * Ends the user's grant: the instance revokes it at Zoho and erases the tokens, which stay when Zoho cannot be
+     * reached. Repeatable. The OAuth client is kept.
+     *
+     * @param force - erases what is kept here even when the grant could not be revoked at Zoho
+     * @returns whether it ended at Zoho; when not, the instance may still hold an access token in memory
+     * @throws AppError `accounts-unavailable`, `instance-unreachable` or why the instance does not run; nothing is erased
+     */
+    async deauthorize(name: string, actor: string, { force }: { force: boolean }): Promise<boolean> {
+      const userId = await users.idOf(name)
+      const [row] = await db.query<{ held: boolean }>(
+        `select (refresh_token_sealed is not null or grant_code_sealed is not null) as held from oauth_tokens where user_id = $1`,
+        [userId],
+      )
+      if (!row?.held) return true
+      let failure: unknown
+      try {
+        const instance = await fleet.ensureReady(userId, { timeoutMs: exchangeTimeoutMs })
+        const report = await callInstance(userId, instance, 'revoke', revokeTimeoutMs)
+        if (report.reasonCode !== null)
+          throw new AppError('accounts-unavailable', report.reason ?? 'Zoho did not revoke the grant. Try again.', {
+            retryAfterSeconds: 30,
+          })
+      } catch (error) {
+        if (!force) throw error
+        failure = error
+      }
+      await db.withTx(async tx => {
+        // what the instance did already, or what could only be done here
+        await tx.query(
+          `update oauth_tokens set refresh_token_sealed = null, grant_code_sealed = null, scopes = '{}', state = 'needs-authorization',
+                  reason_code = 'revoked', reason = 'The authorization was revoked. Authorize again: POST /v1/users/' || $2 || '/authorization.',
+                  updated_at = now() where user_id = $1`,
+          [userId, name],
+        )
+        await tx.query('delete from oauth_access_tokens where user_id = $1', [userId])
+        await appendAudit(tx, {
+          actor,
+          action: failure === undefined ? 'connection.revoked' : 'connection.erased',
+          username: name,
+          userId,
+          detail: failure === undefined ? {} : { next: endAtZoho },
+        })
+      })
+      if (failure !== undefined) log.warn({ error: failure, username: name }, 'connection.revoke.failed')
+      return failure === undefined
     },
 
     /** Revokes the user's grant at Zoho through its running instance; on failure says so in the audit and goes on. */
@@ -194,7 +272,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
           username,
           userId,
           detail: {
-            next: 'Erased here. To end the grant at Zoho as well, the person removes it at accounts.zoho.com, Sessions, Connected Apps.',
+            next: endAtZoho,
           },
         })
       }
@@ -203,7 +281,10 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
 }
 
 /** Codes of a user who gave nothing yet and merely waits. */
-const waiting = ['authorization-missing', 'client-missing']
+const waiting = ['authorization-missing', 'client-missing', 'revoked']
+
+const endAtZoho =
+  'Erased here. To end the grant at Zoho as well, the person removes it at accounts.zoho.com, Sessions, Connected Apps.'
 
 /** Whether a report tells that what was given did not work. */
 function isRejection({ reasonCode }: ConnectionReport): boolean {

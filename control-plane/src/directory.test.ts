@@ -4,6 +4,7 @@ import { createDb } from './db.ts'
 import { type Directory, openDirectory, type Revocation } from './directory.ts'
 import { eventually, silentLog } from './fleet/testing/support.ts'
 import { hashApiKey } from './identity.ts'
+import { fixedKeyring } from './keyring.ts'
 import { testConfig } from './testing/config.ts'
 import { openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { openRelay, type Relay } from './testing/relay.ts'
@@ -17,7 +18,11 @@ const open: Watched[] = []
 
 beforeAll(async () => {
   database = await openTestDatabase(inject('postgres'))
-  users = createUsers({ db: database.db, vault: createVault({ db: database.db, masterKey: config.masterKey }), config })
+  users = createUsers({
+    db: database.db,
+    vault: createVault({ db: database.db, keyring: fixedKeyring(config.masterKey) }),
+    config,
+  })
 })
 afterEach(async () => {
   for (const watched of open.splice(0)) await watched.dispose()
@@ -216,6 +221,31 @@ test('the first use of a key stands in the database within a second, further one
   await directory.dispose()
   open.length = 0
   expect(await lastUsed()).toBe(new Date(first + 61_000).toISOString())
+})
+
+test('the audit tells of the first use of a key on each day, not of every use', async () => {
+  const { apiKey } = await users.create({ username: 'lea' }, 'admin')
+  let time = Date.parse('2026-03-01T23:00:00Z')
+  const directory = await watch({ now: () => time })
+  const told = () =>
+    database.db.query<{ actor: string; day: string; prefix: string }>(
+      `select actor, detail->>'day' as day, detail->>'keyPrefix' as prefix from audit_events
+        where action = 'api-key.used' and username = 'lea' order by id`,
+    )
+  const use = async (count: number) => {
+    directory.used(apiKey.id)
+    await eventually(
+      'written',
+      async () => (await users.listKeys('lea'))[0]!.lastUsedAt === new Date(time).toISOString(),
+    )
+    expect(await told()).toHaveLength(count)
+  }
+  await use(1)
+  time += 30 * 60_000
+  await use(1)
+  time += 60 * 60_000
+  await use(2)
+  expect((await told())[1]).toEqual({ actor: 'user:lea', day: '2026-03-02', prefix: apiKey.prefix })
 })
 
 test('a use that is not written yet is written when the control plane ends', async () => {

@@ -1,3 +1,4 @@
+import { appendAudit } from './audit.ts'
 import type { Db } from './db.ts'
 import type { Logger } from './log.ts'
 import { userChannel } from './users.ts'
@@ -164,11 +165,30 @@ export async function openDirectory({
     if (uses.size === 0) return
     const batch = [...uses]
     uses.clear()
-    await db.query(
-      `update api_keys k set last_used_at = greatest(k.last_used_at, to_timestamp(used.at / 1000.0))
-         from unnest($1::uuid[], $2::float8[]) as used (id, at) where k.id = used.id`,
-      [batch.map(([id]) => id), batch.map(([, at]) => at)],
-    )
+    await db.withTx(async tx => {
+      const firstToday = await tx.query<{ id: string; user_id: string; username: string; prefix: string; day: string }>(
+        `with before as (
+           select k.id, k.last_used_at, used.at from unnest($1::uuid[], $2::float8[]) as used (id, at)
+             join api_keys k on k.id = used.id order by k.id for no key update of k),
+         written as (
+           update api_keys k set last_used_at = greatest(k.last_used_at, to_timestamp(before.at / 1000))
+             from before where k.id = before.id)
+         select k.id, k.user_id, u.username, k.prefix, to_char(to_timestamp(before.at / 1000) at time zone 'UTC', 'YYYY-MM-DD') as day
+           from before join api_keys k on k.id = before.id join users u on u.id = k.user_id
+          where before.last_used_at is null
+             or (before.last_used_at at time zone 'UTC')::date < (to_timestamp(before.at / 1000) at time zone 'UTC')::date`,
+        [batch.map(([id]) => id), batch.map(([, at]) => at)],
+      )
+      // each use would drown everything else; the tool calls themselves are recorded by the instances
+      for (const { id, user_id: userId, username, prefix, day } of firstToday)
+        await appendAudit(tx, {
+          actor: `user:${username}`,
+          action: 'api-key.used',
+          username,
+          userId,
+          detail: { keyId: id, keyPrefix: prefix, day },
+        })
+    })
   }
 
   return {

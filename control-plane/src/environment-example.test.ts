@@ -52,7 +52,15 @@ test('the values in .env.example are the defaults', () => {
 })
 
 test('no secret stands in .env.example', () => {
-  for (const name of ['SDP_ADMIN_TOKEN', 'SDP_MASTER_KEY', 'SDP_DB_PASSWORD', 'SDP_CLIENT_SECRET'])
+  for (const name of [
+    'SDP_ADMIN_TOKEN',
+    'SDP_MASTER_KEY',
+    'SDP_MASTER_KEYS_OLD',
+    'SDP_DB_PASSWORD',
+    'SDP_DB_CONTROL_PLANE_PASSWORD',
+    'SDP_CLIENT_SECRET',
+    'SDP_CONSENT_CLIENT_SECRET',
+  ])
     expect(shown.get(name)).toBe('')
 })
 

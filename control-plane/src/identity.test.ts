@@ -3,6 +3,7 @@ import { decodeJwt, decodeProtectedHeader, jwtVerify } from 'jose'
 import { afterAll, beforeAll, beforeEach, expect, inject, test } from 'vitest'
 import { AppError } from './errors.ts'
 import { createStatementSigner, hashApiKey, looksLikeApiKey, makeApiKey, sameSecret } from './identity.ts'
+import { fixedKeyring } from './keyring.ts'
 import { openTestDatabase, type TestDatabase } from './testing/database.ts'
 
 let database: TestDatabase
@@ -14,7 +15,8 @@ beforeEach(() => database.db.query('delete from signing_keys'))
 
 const masterKey = generateSealingKey()
 const instance = { userId: '5c0d2a44-7a59-4c14-9d1e-0a3b5f6c7d8e', username: 'alice', generation: 3 }
-const signer = (now = Date.now, key = masterKey) => createStatementSigner({ db: database.db, masterKey: key, now })
+const signer = (now = Date.now, key = masterKey) =>
+  createStatementSigner({ db: database.db, keyring: fixedKeyring(key), now })
 type PublicKey = Parameters<typeof jwtVerify>[1]
 
 test('an API key has 256 random bits, is told by its prefix, and never repeats', () => {

@@ -5,10 +5,11 @@ import {
   statementIssuer,
   statementLifeSeconds,
 } from '@sdp-mcp/instance/contract'
-import { type SealingKey, seal } from '@sdp-mcp/instance/seal'
+import { seal } from '@sdp-mcp/instance/seal'
 import { exportJWK, generateKeyPair, importJWK, type JWK, SignJWT } from 'jose'
 import type { Db } from './db.ts'
-import { openStored } from './vault.ts'
+import { type Keyring, openStored } from './keyring.ts'
+import type { Rewrapped } from './vault.ts'
 
 /** The only importer of jose in the control plane. */
 
@@ -54,10 +55,13 @@ export interface StatementSigner {
     instance: { userId: string; username: string; generation: number },
     purpose: StatementClaims['purpose'],
   ): string | Promise<string>
+  /** Seals a batch of signing keys with the current master key; see Vault.rewrap. */
+  rewrap(after: string | null, limit: number): Promise<Rewrapped>
 }
 
 const reuseSeconds = statementLifeSeconds - 60
 const lockKey = 'sdp-mcp signing key'
+const sealContextOf = (kid: string) => `signing_keys.private_sealed:${kid}`
 
 /**
  * Signs with the newest key of table signing_keys; the first control plane on a database makes it. Keys are shared by
@@ -65,11 +69,11 @@ const lockKey = 'sdp-mcp signing key'
  */
 export function createStatementSigner({
   db,
-  masterKey,
+  keyring,
   now,
 }: {
   db: Db
-  masterKey: SealingKey
+  keyring: Keyring
   now: () => number
 }): StatementSigner {
   const issued = new Map<string, { token: string; reuseUntil: number }>()
@@ -86,11 +90,7 @@ export function createStatementSigner({
       const pair = await generateKeyPair('EdDSA', { crv: 'Ed25519', extractable: true })
       const kid = randomBytes(8).toString('hex')
       const publicJwk = { ...(await exportJWK(pair.publicKey)), kid, alg: 'EdDSA', use: 'sig' }
-      const sealed = seal(
-        masterKey,
-        JSON.stringify(await exportJWK(pair.privateKey)),
-        `signing_keys.private_sealed:${kid}`,
-      )
+      const sealed = seal(keyring.current(), JSON.stringify(await exportJWK(pair.privateKey)), sealContextOf(kid))
       await db.query('insert into signing_keys (kid, public_jwk, private_sealed) values ($1, $2, $3)', [
         kid,
         publicJwk,
@@ -99,9 +99,7 @@ export function createStatementSigner({
       return select()
     })
     const newest = rows[0]!
-    const privateJwk = JSON.parse(
-      openStored(masterKey, newest.private_sealed, `signing_keys.private_sealed:${newest.kid}`),
-    ) as JWK
+    const privateJwk = JSON.parse(openStored(keyring.all(), newest.private_sealed, sealContextOf(newest.kid))) as JWK
     return { kid: newest.kid, sign: await importJWK(privateJwk, 'EdDSA'), publicJwks: rows.map(row => row.public_jwk) }
   }
   const loaded = () => {
@@ -123,6 +121,35 @@ export function createStatementSigner({
       const ready = issued.get(slot)
       if (ready && ready.reuseUntil > at) return ready.token
       return sign(slot, audience, username, purpose, at)
+    },
+    async rewrap(after, limit) {
+      const current = keyring.current()
+      return db.withTx(async tx => {
+        const rows = await tx.query<{ kid: string; private_sealed: string }>(
+          `select kid, private_sealed from signing_keys
+            where split_part(private_sealed, '.', 2) <> $1 and ($2::text is null or kid > $2) order by kid limit $3 for no key update`,
+          [current.id, after, limit],
+        )
+        const unopened: string[] = []
+        for (const { kid, private_sealed: sealed } of rows) {
+          let jwk: string
+          try {
+            jwk = openStored(keyring.all(), sealed, sealContextOf(kid))
+          } catch {
+            unopened.push(kid)
+            continue
+          }
+          await tx.query('update signing_keys set private_sealed = $2 where kid = $1', [
+            kid,
+            seal(current, jwk, sealContextOf(kid)),
+          ])
+        }
+        return {
+          rewrapped: rows.length - unopened.length,
+          unopened,
+          last: rows.length < limit ? null : rows.at(-1)!.kid,
+        }
+      })
     },
   }
 

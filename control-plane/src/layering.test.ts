@@ -155,6 +155,7 @@ const writers: Record<string, RegExp> = {
   signing_keys: /^identity\.ts$/,
   oauth_tokens: /^(users|connections)\.ts$/, // a new user's client and grant code come with the user
   oauth_access_tokens: /^(users|connections)\.ts$/, // a new client or grant makes the old token worthless
+  connect_links: /^consent\.ts$/,
   audit_events: /^audit\.ts$/,
 }
 

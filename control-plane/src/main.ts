@@ -6,8 +6,11 @@ import type { Boot } from '@sdp-mcp/instance/contract'
 import { migrate } from '@sdp-mcp/migrations'
 import manifest from '../package.json' with { type: 'json' }
 import { buildAdminApp, buildPublicApp } from './app.ts'
-import { type Config, ConfigError, loadConfig } from './config.ts'
+import { keepRetention } from './audit.ts'
+import { type Config, ConfigError, loadConfig, loadSetup } from './config.ts'
 import { createConnections } from './connections.ts'
+import { createConsent } from './consent.ts'
+import { prepareControlPlaneRole } from './database-setup.ts'
 import { createDb } from './db.ts'
 import { openDirectory } from './directory.ts'
 import { AppError } from './errors.ts'
@@ -15,7 +18,9 @@ import { createDockerRuntime } from './fleet/docker-runtime.ts'
 import { createFleet } from './fleet/fleet.ts'
 import { createProcessRuntime } from './fleet/process-runtime.ts'
 import { createStatementSigner } from './identity.ts'
+import { createKeyring } from './keyring.ts'
 import { createLog } from './log.ts'
+import { createMasterKey } from './master-key.ts'
 import { createProxy } from './proxy/proxy.ts'
 import { createRoutes } from './proxy/routes.ts'
 import { createUsers } from './users.ts'
@@ -31,26 +36,37 @@ if (process.argv.includes('--version')) {
   process.exit(0)
 }
 
-const config = readConfig()
-const log = createLog(config.logLevel)
-const now = Date.now
-const startedAt = now()
 // beside a bundle, or where they are in the source tree
 const beside = (bundled: string, source: string) => {
   const path = join(import.meta.dirname, bundled)
   return existsSync(path) ? path : join(import.meta.dirname, source)
 }
+const migrations = beside('migrations', '../../migrations')
 
+let log = createLog('info')
+if (process.argv.includes('--prepare-database')) await prepareDatabase()
+
+const config = read(() => loadConfig(process.env))
+log = createLog(config.logLevel)
+const now = Date.now
+const startedAt = now()
 log.info({ version, node: process.version, runtime: config.runtime }, 'control-plane.starting')
 
 const login = { ...config.database, password: config.database.password.reveal() }
-await withDatabase(async () => {
-  await migrate(login, { folder: beside('migrations', '../../migrations'), log: message => log.info(message) })
+await withDatabase(config.database, async () => {
+  await migrate(login, { folder: migrations, log: message => log.info(message) })
 })
 const db = createDb({ ...login, onError: error => log.warn({ error }, 'database.connection.lost') })
-const vault = createVault({ db, masterKey: config.masterKey })
+const keyring = createKeyring(() => {
+  // read again for a rotation: files may hold another key by now
+  const { masterKey: current, oldMasterKeys: old } = loadConfig(process.env)
+  return { current, old }
+})
+const vault = createVault({ db, keyring })
 const users = createUsers({ db, vault, config })
-const signer = createStatementSigner({ db, masterKey: config.masterKey, now })
+const signer = createStatementSigner({ db, keyring, now })
+const masterKey = createMasterKey({ db, keyring, vault, signer, log })
+await masterKey.check().catch(fail)
 const statementKeys = await signer.publicKeys().catch(fail)
 const routes = createRoutes()
 
@@ -74,6 +90,7 @@ const fleet = createFleet({
   afterRemove: userId => users.erase(userId),
 })
 const connections = createConnections({ db, users, vault, fleet, signer, log })
+const consent = createConsent({ db, users, connections, config })
 const directory = await openDirectory({
   db,
   log,
@@ -90,12 +107,14 @@ const errorPages = {
   read: (code: string) =>
     readFile(join(beside('errors', '../../docs/errors'), `${code}.md`), 'utf8').catch(() => undefined),
 }
-const publicApp = buildPublicApp({ db, runtime, proxy, log, errorPages })
+const publicApp = buildPublicApp({ db, runtime, proxy, consent, publicUrl: config.publicUrl, log, errorPages })
 const adminApp = await buildAdminApp({
   users,
   connections,
+  consent,
   fleet,
   runtime,
+  masterKey,
   directory,
   routes,
   proxy,
@@ -109,6 +128,7 @@ const adminApp = await buildAdminApp({
   adminToken: config.admin.token,
 })
 
+const retention = keepRetention({ db, days: config.auditRetentionDays, log })
 await fleet.start().catch(fail)
 for (const [app, at] of [
   [publicApp, config.http],
@@ -154,6 +174,8 @@ function end(why: string): Promise<void> {
     await fleet.close()
     await routes.close()
     await directory.close()
+    await retention.close()
+    await masterKey.close()
     await runtime.close()
     await db.close()
     clearTimeout(deadline)
@@ -192,13 +214,14 @@ async function bootFor(userId: string, { generation, port }: { generation: numbe
     allowInsecureUpstream: config.allowInsecureUpstream,
     toolsets: settings.toolsets,
     readOnly: settings.readOnly,
+    consentLinks: config.consent !== null,
     logLevel: config.logLevel,
   }
 }
 
-function readConfig(): Config {
+function read<T>(load: () => T): T {
   try {
-    return loadConfig(process.env)
+    return load()
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     process.stderr.write(`sdp-mcp: ${error.message}\nAll variables are explained in .env.example.\n`)
@@ -206,9 +229,28 @@ function readConfig(): Config {
   }
 }
 
+/** As the owner of the database: brings the schema up to date and makes the control plane's own role; then ends. */
+async function prepareDatabase(): Promise<never> {
+  const { database, role } = read(() => loadSetup(process.env))
+  const owner = { ...database, password: database.password.reveal() }
+  await withDatabase(database, async () => {
+    await migrate(owner, { folder: migrations, log: message => log.info(message) })
+    const db = createDb(owner)
+    try {
+      await prepareControlPlaneRole(db, { name: role.name, password: role.password.reveal() })
+    } finally {
+      await db.close()
+    }
+  })
+  log.info({ role: role.name }, 'database.prepared')
+  process.exit(0)
+}
+
 /** The database may come up after us; we wait half a minute for it, and say so. */
-async function withDatabase(work: () => Promise<void>): Promise<void> {
-  const { host, port, database, user } = config.database
+async function withDatabase(
+  { host, port, database, user }: Omit<Config['database'], 'password'>,
+  work: () => Promise<void>,
+): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await work()
@@ -223,7 +265,9 @@ async function withDatabase(work: () => Promise<void>): Promise<void> {
           new Error(
             `the database ${database} at ${host}:${port} cannot be used as ${user}: ${message}. ${
               hopeless
-                ? 'Check SDP_DB_USER, SDP_DB_PASSWORD and SDP_DB_NAME.'
+                ? code === '42501'
+                  ? 'The role may not change the schema: run this program with --prepare-database as the owner first.'
+                  : 'Check SDP_DB_USER, SDP_DB_PASSWORD and SDP_DB_NAME.'
                 : 'Check that PostgreSQL runs there (SDP_DB_HOST, SDP_DB_PORT).'
             }`,
           ),

@@ -4,8 +4,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from '
 import { AppError } from './errors.ts'
 import { eventually } from './fleet/testing/support.ts'
 import { hashApiKey } from './identity.ts'
+import { fixedKeyring } from './keyring.ts'
 import { testConfig } from './testing/config.ts'
-import { openTestDatabase, type TestDatabase } from './testing/database.ts'
+import { emptyAudit, openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { newUser } from './user-schemas.ts'
 import { createUsers, userChannel } from './users.ts'
 import { createVault } from './vault.ts'
@@ -22,7 +23,7 @@ const usersWith = (environment: Record<string, string>) =>
 
 beforeAll(async () => {
   database = await openTestDatabase(inject('postgres'))
-  const real = createVault({ db: database.db, masterKey: config.masterKey })
+  const real = createVault({ db: database.db, keyring: fixedKeyring(config.masterKey) })
   vault = {
     ...real,
     enroll(tx, userId) {
@@ -35,7 +36,7 @@ beforeAll(async () => {
 afterEach(async () => {
   const rows = await database.db.query<{ username: string }>('select username from users')
   for (const { username } of rows) await users.erase(await users.remove(username, 'admin'))
-  await database.db.query('delete from audit_events')
+  await emptyAudit(database.db)
 })
 afterAll(() => database?.[Symbol.asyncDispose]())
 

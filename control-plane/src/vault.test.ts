@@ -3,6 +3,7 @@ import { generateSealingKey } from '@sdp-mcp/instance/seal'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
 import { eventually } from './fleet/testing/support.ts'
+import { fixedKeyring } from './keyring.ts'
 import { openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { createVault } from './vault.ts'
 
@@ -13,7 +14,7 @@ const clients: pg.Client[] = []
 
 beforeAll(async () => {
   database = await openTestDatabase(inject('postgres'))
-  vault = createVault({ db: database.db, masterKey })
+  vault = createVault({ db: database.db, keyring: fixedKeyring(masterKey) })
 })
 afterEach(async () => {
   await Promise.all(clients.splice(0).map(client => client.end()))
@@ -277,7 +278,7 @@ describe('the keys', () => {
 
   test('another master key opens nothing and says which one is needed', async () => {
     const id = await enroll('other-master')
-    const other = createVault({ db: database.db, masterKey: generateSealingKey() })
+    const other = createVault({ db: database.db, keyring: fixedKeyring(generateSealingKey()) })
     for (const failing of [() => other.dataKey(id), () => other.databaseLogin(id)])
       await expect(failing()).rejects.toMatchObject({
         code: 'key-unknown',

@@ -1,8 +1,10 @@
-import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { databaseRole, sealContext } from '@sdp-mcp/instance/contract'
-import { generateSealingKey, open, SealError, type SealingKey, seal, sealingKey } from '@sdp-mcp/instance/seal'
+import { generateSealingKey, type SealingKey, seal, sealingKey } from '@sdp-mcp/instance/seal'
+import { scramVerifier } from './database-setup.ts'
 import type { Db, Queryable } from './db.ts'
 import { AppError } from './errors.ts'
+import { type Keyring, openStored } from './keyring.ts'
 
 /**
  * Owns table data_keys and the database roles of the instances: each user has a data key, wrapped by the master key,
@@ -16,11 +18,24 @@ export interface Vault {
   databaseLogin(userId: string): Promise<{ user: string; password: string }>
   /** Drops the database role; the data key goes with the user's row. */
   dismiss(tx: Queryable, userId: string): Promise<void>
+  /**
+   * Wraps a batch of data keys with the current master key, in a transaction of its own.
+   * @param after - where the batch before ended
+   */
+  rewrap(after: string | null, limit: number): Promise<Rewrapped>
+}
+
+export type Rewrapped = {
+  rewrapped: number
+  /** ids of rows whose key is not configured; they stay as they are */
+  unopened: string[]
+  /** where the next batch begins; null: this was the last one */
+  last: string | null
 }
 
 const connectionsPerInstance = 6 // two pools of two while one container replaces another, and two to spare
 
-export function createVault({ db, masterKey }: { db: Db; masterKey: SealingKey }): Vault {
+export function createVault({ db, keyring }: { db: Db; keyring: Keyring }): Vault {
   const wrapContext = (userId: string) => sealContext('data_keys', 'wrapped_key', userId)
   const passwordContext = (userId: string) => sealContext('data_keys', 'role_password_sealed', userId)
 
@@ -31,7 +46,7 @@ export function createVault({ db, masterKey }: { db: Db; masterKey: SealingKey }
     )
     if (!row) throw new AppError('user-not-found', 'There is no such user. List the users with GET /v1/users.')
     return {
-      key: sealingKey(openStored(masterKey, row.wrapped_key, wrapContext(userId))),
+      key: sealingKey(openStored(keyring.all(), row.wrapped_key, wrapContext(userId))),
       passwordSealed: row.role_password_sealed,
     }
   }
@@ -42,7 +57,7 @@ export function createVault({ db, masterKey }: { db: Db; masterKey: SealingKey }
       const password = randomBytes(24).toString('hex')
       await tx.query('insert into data_keys (user_id, wrapped_key, role_password_sealed) values ($1, $2, $3)', [
         userId,
-        seal(masterKey, key.bytes.toString('base64'), wrapContext(userId)),
+        seal(keyring.current(), key.bytes.toString('base64'), wrapContext(userId)),
         seal(key, password, passwordContext(userId)),
       ])
       // role names and passwords are ours (hex digits), and DDL takes no parameters
@@ -72,39 +87,37 @@ export function createVault({ db, masterKey }: { db: Db; masterKey: SealingKey }
       // a role that is still logged in can be dropped; its sessions lose their rights at once
       await tx.query(`drop role ${role}`)
     },
-  }
-}
 
-/**
- * Opens what stands sealed in our own tables.
- * @param context - see {@link sealContext}; the table in it is named in the error
- * @throws AppError `key-unknown`
- */
-export function openStored(key: SealingKey, sealed: string, context: string): string {
-  try {
-    return open(key, sealed, context)
-  } catch (error) {
-    if (!(error instanceof SealError)) throw error
-    const [table] = context.split('.')
-    throw new AppError(
-      'key-unknown',
-      error.kind === 'unknown-key'
-        ? `A secret in table ${table} was sealed with another master key. Start the control plane with the master key it had at that time (SDP_MASTER_KEY or SDP_MASTER_KEY_FILE).`
-        : `A secret in table ${table} was altered. Restore the table from a backup.`,
-      { cause: error },
-    )
+    async rewrap(after, limit) {
+      const current = keyring.current()
+      return db.withTx(async tx => {
+        const rows = await tx.query<{ user_id: string; wrapped_key: string }>(
+          `select user_id, wrapped_key from data_keys
+            where split_part(wrapped_key, '.', 2) <> $1 and ($2::uuid is null or user_id > $2)
+            order by user_id limit $3 for no key update`,
+          [current.id, after, limit],
+        )
+        const unopened: string[] = []
+        for (const { user_id: userId, wrapped_key: wrapped } of rows) {
+          const context = wrapContext(userId)
+          let material: string
+          try {
+            material = openStored(keyring.all(), wrapped, context)
+          } catch {
+            unopened.push(userId)
+            continue
+          }
+          await tx.query('update data_keys set wrapped_key = $2 where user_id = $1', [
+            userId,
+            seal(current, material, context),
+          ])
+        }
+        return {
+          rewrapped: rows.length - unopened.length,
+          unopened,
+          last: rows.length < limit ? null : rows.at(-1)!.user_id,
+        }
+      })
+    },
   }
-}
-
-/**
- * The form in which PostgreSQL stores a SCRAM password (RFC 5802, RFC 7677). Sending it in place of the password keeps
- * the password out of the server's statement log.
- */
-function scramVerifier(password: string): string {
-  const salt = randomBytes(16)
-  const iterations = 4096
-  const salted = pbkdf2Sync(password, salt, iterations, 32, 'sha256')
-  const hmac = (text: string) => createHmac('sha256', salted).update(text).digest()
-  const storedKey = createHash('sha256').update(hmac('Client Key')).digest('base64')
-  return `SCRAM-SHA-256$${iterations}:${salt.toString('base64')}$${storedKey}:${hmac('Server Key').toString('base64')}`
 }

@@ -154,10 +154,43 @@ test('up from nothing serves the journey of an admin and a technician, and the r
   expect(everything).not.toMatch(/1000\.[0-9a-f]{32}\.[0-9a-f]{32}/)
   expect(await psql('DELETE FROM oauth_access_tokens WHERE expires_at < NOW();')).toContain('DELETE 0')
 
+  // whoever breaks into the control plane is neither superuser nor owner, and the audit holds against it
+  const [, , role] = (
+    await psql("SELECT rolsuper, rolbypassrls, rolcreaterole FROM pg_roles WHERE rolname = 'sdpmcp_control';")
+  ).split('\n')
+  expect(role!.replaceAll(' ', '')).toBe('f|f|t')
+  expect(await psql("SELECT DISTINCT usename FROM pg_stat_activity WHERE application_name LIKE 'sdp-mcp%';")).toMatch(
+    /sdpmcp_control/,
+  )
+  expect(
+    await psql(
+      'SELECT count(*) FROM pg_class WHERE relowner = (SELECT oid FROM pg_roles WHERE rolname = $$sdpmcp_control$$);',
+    ),
+  ).toMatch(/^\s*0$/m)
+  const asControlPlane = async (sql: string) =>
+    psql(`SET ROLE sdpmcp_control; ${sql}`).catch(error => String(error.stderr))
+  expect(await asControlPlane('DELETE FROM audit_events;')).toContain('permission denied')
+  expect(await asControlPlane('TRUNCATE audit_events;')).toContain('permission denied')
+  expect(await asControlPlane('SELECT count(*) > 0 AS audited FROM audit_events;')).toMatch(/^\s*t$/m)
+
+  // another master key, as an operator does it
+  const rotate = (argument: string) =>
+    run(join(root, 'compose/make-secrets.sh'), [argument], { cwd: root, env: environment })
+  await rotate('--rotate-master-key')
+  expect((await admin('POST', '/v1/system/master-key/rewrap')).status).toBe(202)
+  await eventually(
+    async () => {
+      const { remaining, running, keys } = (await admin('GET', '/v1/system')).body.masterKey
+      return remaining === 0 && !running && keys.length === 2
+    },
+    { what: 'the rotation' },
+  )
+  await rotate('--forget-old-master-keys')
+
   // nothing secret in what the engine tells of any container
   const docker = new Docker({ socketPath: inject('engine').socket })
   const secretTexts = await Promise.all(
-    ['admin_token', 'master_key', 'db_password'].map(async name =>
+    ['admin_token', 'master_key', 'db_password', 'control_plane_password'].map(async name =>
       (await readFile(join(secrets, name), 'utf8')).trim(),
     ),
   )

@@ -45,7 +45,7 @@ export type Stack = AsyncDisposable & {
 
 export type StackOptions = {
   runtime?: 'docker' | 'process'
-  environment?: Record<string, string>
+  environment?: Record<string, string> | ((simulator: Simulator) => Record<string, string>)
   installation?: string
   /** what to run on; in tests the one of the global set-up */
   on?: { engine: { host: string; socket: string; hostAddress: string }; postgres: DatabaseConnection }
@@ -77,6 +77,8 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     SDP_DB_USER: database.user,
     SDP_DB_PASSWORD: database.password,
     SDP_INSTANCE_DB_HOST: engine.hostAddress,
+    // another image than the default, for whoever shares an engine
+    ...(process.env.SDP_INSTANCE_IMAGE ? { SDP_INSTANCE_IMAGE: process.env.SDP_INSTANCE_IMAGE } : {}),
     SDP_RUNTIME: options.runtime ?? 'docker',
     SDP_DOCKER_SOCKET: engine.host,
     SDP_INSTALLATION: installation,
@@ -85,7 +87,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     SDP_ACCOUNTS_URL: simulator.url,
     SDP_INSTANCE_NAME: 'itdesk',
     SDP_ALLOW_INSECURE_UPSTREAM: 'true',
-    ...options.environment,
+    ...(typeof options.environment === 'function' ? options.environment(simulator) : options.environment),
   }
   const adminUrl = `http://127.0.0.1:${adminPort}`
   const pool = new pg.Pool({ ...database, max: 2 })

@@ -55,6 +55,8 @@ export type InstanceContext = {
   sdp: SdpSettings
   toolsets: Toolset[]
   readOnly: boolean
+  /** whether the administrator can make connect links */
+  consentLinks?: boolean
   tokens: TokenKeeper
   /** undici's fetch, bound to one keep-alive Agent */
   fetch: typeof undiciFetch

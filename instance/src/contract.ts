@@ -50,6 +50,34 @@ function dc(api: string, accounts: string, console: string) {
   return { api: `https://${api}`, accounts: `https://${accounts}`, console: `https://${console}` }
 }
 
+/** Zoho scopes a toolset works with (fact sheet 2.9), as the person enters them in the console. */
+const scopesOf: Record<Toolset, string[]> = {
+  core: ['requests.ALL', 'solutions.READ', 'users.READ', 'setup.READ'],
+  requests_extra: ['requests.ALL'],
+  approvals: ['requests.ALL', 'changes.ALL'],
+  problems: ['problems.ALL'],
+  changes: ['changes.ALL'],
+  releases: ['releases.ALL'],
+  assets: ['assets.ALL'],
+  cmdb: ['cmdb.ALL'],
+  projects: ['projects.ALL'],
+  solutions: ['solutions.ALL'],
+  purchasing: ['contracts.READ', 'purchases.READ'],
+  announcements: ['general.ALL'],
+  destructive: ['requests.ALL', 'assets.ALL'],
+  advanced: ['general.ALL'],
+}
+
+/** Full scope names for a set of toolsets; a `.READ` beside an `.ALL` of the same module is left out. */
+export function scopesFor(toolsets: readonly Toolset[], readOnly: boolean): string[] {
+  const wanted = new Set(toolsets.flatMap(toolset => scopesOf[toolset]))
+  const narrowed = [...wanted].map(scope => (readOnly ? scope.replace(/\.ALL$/, '.READ') : scope))
+  const kept = [...new Set(narrowed)].filter(
+    scope => !(scope.endsWith('.READ') && narrowed.includes(scope.replace(/READ$/, 'ALL'))),
+  )
+  return [...kept.map(scope => `SDPOnDemand.${scope}`), 'AaaServer.profile.READ']
+}
+
 export const connectionStates = ['connected', 'needs-authorization', 'needs-reauthorization'] as const
 export type ConnectionState = (typeof connectionStates)[number]
 
@@ -85,6 +113,8 @@ export const boot = z.object({
   allowInsecureUpstream: z.boolean().default(false),
   toolsets: z.array(z.enum(toolsets)),
   readOnly: z.boolean(),
+  /** whether admins can make connect links; told to people who must authorize */
+  consentLinks: z.boolean().default(false),
   logLevel: z.string().default('info'),
 })
 export type Boot = z.infer<typeof boot>

@@ -88,6 +88,7 @@ async function bootFor(more: Partial<Boot> = {}, connection = {}): Promise<Boot>
     sdp: { dataCenter: 'EU', portal: 'itdesk', baseUrl: accounts.url, accountsUrl: accounts.url },
     toolsets: ['core'],
     readOnly: false,
+    consentLinks: false,
     allowInsecureUpstream: true,
     logLevel: 'info',
     ...more,

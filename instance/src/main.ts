@@ -23,6 +23,7 @@ import { createKeeper, type Keeper } from './tokens/keeper.ts'
 import { enrollLoneUser, postgresStore } from './tokens/postgres-store.ts'
 import type { TokenStore } from './tokens/store.ts'
 import { createZohoAccounts } from './tokens/zoho-accounts.ts'
+import { createToolAudit, type ToolAudit } from './tool-audit.ts'
 import { type Gate, type HttpServer, serveHttp } from './transports/http.ts'
 import { localGate } from './transports/local-gate.ts'
 import { statementGate } from './transports/statement.ts'
@@ -51,7 +52,7 @@ Set SDP_INSTANCE_NAME, SDP_DATA_CENTER, SDP_CLIENT_ID, SDP_CLIENT_SECRET and, th
 
 type Setup = {
   user: InstanceContext['user']
-  settings: Pick<InstanceContext, 'sdp' | 'toolsets' | 'readOnly'>
+  settings: Pick<InstanceContext, 'sdp' | 'toolsets' | 'readOnly' | 'consentLinks'>
   store: TokenStore
   log: Logger
   howToAuthorize: string
@@ -78,11 +79,11 @@ async function runManaged(): Promise<void> {
     if (error instanceof ConfigError) return quit(exitCodes.bootInvalid, error.problems)
     throw error
   }
-  const { user, sdp, toolsets, readOnly, key, generation } = boot
+  const { user, sdp, toolsets, readOnly, consentLinks, key, generation } = boot
   const log = createLog({ level: boot.logLevel, username: user.username })
-  const { context, keeper } = assemble({
+  const { context, keeper, audit } = assemble({
     user,
-    settings: { sdp, toolsets, readOnly },
+    settings: { sdp, toolsets, readOnly, consentLinks },
     store: postgresStore({
       database: boot.database,
       userId: user.id,
@@ -90,11 +91,15 @@ async function runManaged(): Promise<void> {
       onError: error => log.warn({ err: error }, 'tokens.database.connection-lost'),
     }),
     log,
-    howToAuthorize: `Make a grant code at ${dataCenterHosts[sdp.dataCenter].console} (Self Client, Generate Code) and give it at once to your administrator, who sends it to POST /v1/users/${user.username}/authorization.`,
+    howToAuthorize: `${
+      consentLinks
+        ? `Ask your administrator for a connect link (POST /v1/users/${user.username}/connect-link) and open it in a browser. Or make`
+        : 'Make'
+    } a grant code at ${dataCenterHosts[sdp.dataCenter].console} (Self Client, Generate Code) and give it at once to your administrator, who sends it to POST /v1/users/${user.username}/authorization.`,
   })
   const audience = statementAudience(user.id, generation)
   const gate = statementGate({ keys: boot.statementKeys, audience, username: user.username })
-  await listen(context, keeper, { ...boot.listen, gate, audience })
+  await listen(context, { keeper, audit }, { ...boot.listen, gate, audience })
 }
 
 async function runAlone(args: string[]): Promise<void> {
@@ -109,7 +114,7 @@ async function runAlone(args: string[]): Promise<void> {
   const { username, sdp, toolsets, readOnly, listen: address } = config
   const log = createLog({ level: config.logLevel, username })
   const { store, userId } = await openStore(config, log)
-  const { context, keeper } = assemble({
+  const { context, keeper, audit } = assemble({
     user: { id: userId, username, displayName: username, email: null },
     settings: { sdp, toolsets, readOnly },
     store,
@@ -118,7 +123,7 @@ async function runAlone(args: string[]): Promise<void> {
   })
   if (config.transport === 'http') {
     const gate = localGate(address)
-    const { port } = await listen(context, keeper, { ...address, gate, audience: 'stand-alone' })
+    const { port } = await listen(context, { keeper, audit }, { ...address, gate, audience: 'stand-alone' })
     const url = `http://${address.host.includes(':') ? `[${address.host}]` : address.host}:${port}`
     const header = address.apiKey === undefined ? '' : ' --header "Authorization: Bearer <SDP_API_KEY>"'
     process.stderr.write(
@@ -127,11 +132,13 @@ async function runAlone(args: string[]): Promise<void> {
     return
   }
   keeper.start()
-  onStop(async () => {
+  const end = async () => {
+    await audit?.close()
     await keeper.close()
-  }, log)
-  await serveStdio(buildServer(context))
-  await keeper.close()
+  }
+  onStop(end, log)
+  await serveStdio(buildServer(context, audit ? { onToolCall: audit.record } : {}))
+  await end()
   process.exit(0)
 }
 
@@ -164,7 +171,9 @@ async function openStore(config: StandAlone, log: Logger): Promise<{ store: Toke
   }
 }
 
-function assemble({ user, settings, store, log, howToAuthorize }: Setup): { context: InstanceContext; keeper: Keeper } {
+type Assembled = { context: InstanceContext; keeper: Keeper; audit: ToolAudit | undefined }
+
+function assemble({ user, settings, store, log, howToAuthorize }: Setup): Assembled {
   const pool = { connections: 16, keepAliveTimeout: 30_000, connectTimeout: 10_000 }
   const behindProxy = ['https_proxy', 'HTTPS_PROXY', 'http_proxy', 'HTTP_PROXY'].some(name => process.env[name])
   const dispatcher = behindProxy ? new EnvHttpProxyAgent(pool) : new Agent(pool)
@@ -175,14 +184,15 @@ function assemble({ user, settings, store, log, howToAuthorize }: Setup): { cont
     consoleUrl: dataCenterHosts[sdp.dataCenter].console,
     fetch: boundFetch,
   })
-  const keeper = createKeeper({ store, accounts, log, howToAuthorize })
+  const keeper = createKeeper({ store, accounts, log, howToAuthorize, expectedEmail: user.email })
   const context = { user, ...settings, tokens: keeper, fetch: boundFetch, log, now: Date.now, version }
-  return { context, keeper }
+  const write = store.recordToolCalls?.bind(store)
+  return { context, keeper, audit: write && createToolAudit({ write, log }) }
 }
 
 async function listen(
   context: InstanceContext,
-  keeper: Keeper,
+  { keeper, audit }: Pick<Assembled, 'keeper' | 'audit'>,
   { host, port, gate, audience }: { host: string; port: number; gate: Gate; audience: string },
 ): Promise<HttpServer> {
   const { log } = context
@@ -194,7 +204,14 @@ async function listen(
       port,
       gate,
       identity: { audience, version },
-      buildServer: wish => buildServer(context, { ...wish, onToolCall: usage.record }),
+      buildServer: wish =>
+        buildServer(context, {
+          ...wish,
+          onToolCall: call => {
+            usage.record(call)
+            audit?.record(call)
+          },
+        }),
       control: {
         usage: usage.report,
         exchange: async () =>
@@ -219,6 +236,7 @@ async function listen(
   onStop(async () => {
     const startedAt = performance.now()
     await server.stop(graceMs)
+    await audit?.close(1_000)
     // whoever stopped us kills us after ten seconds; an exchange under way gets what is left of them
     await Promise.race([keeper.close(), delay(Math.max(500, killedAfterMs - (performance.now() - startedAt)))])
   }, log)

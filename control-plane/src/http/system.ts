@@ -1,10 +1,13 @@
 import { z } from 'zod'
+import { ConfigError } from '../config.ts'
 import type { Db } from '../db.ts'
 import { AppError } from '../errors.ts'
 import type { Runtime } from '../fleet/runtime.ts'
+import type { MasterKey } from '../master-key.ts'
 import type { McpProxy } from '../proxy/proxy.ts'
 import type { Routes } from '../proxy/routes.ts'
 import type { Users } from '../users.ts'
+import { actorOf } from './auth.ts'
 import type { App } from './server.ts'
 
 type Part = { status: 'ok' | 'failed'; detail: string | null }
@@ -53,12 +56,28 @@ export function healthRoutes(app: App, parts: { db: Db; runtime: Runtime }): voi
   })
 }
 
+const masterKeyStatus = z.object({
+  current: z.string(),
+  keys: z.array(
+    z.object({
+      id: z.string(),
+      configured: z.boolean(),
+      dataKeys: z.number().int(),
+      signingKeys: z.number().int(),
+    }),
+  ),
+  remaining: z.number().int(),
+  running: z.boolean(),
+  failure: z.string().nullable(),
+})
+
 export type SystemRoutes = {
   db: Db
   runtime: Runtime
   users: Users
   routes: Routes
   proxy: McpProxy
+  masterKey: MasterKey
   version: string
   startedAt: number
   now: () => number
@@ -66,7 +85,7 @@ export type SystemRoutes = {
 
 export function systemRoutes(
   app: App,
-  { db, runtime, users, routes, proxy, version, startedAt, now }: SystemRoutes,
+  { db, runtime, users, routes, proxy, masterKey, version, startedAt, now }: SystemRoutes,
 ): void {
   app.get(
     '/v1/routes',
@@ -130,6 +149,7 @@ export function systemRoutes(
                 instances: z.record(z.string(), z.number().int()),
               })
               .nullable(),
+            masterKey: masterKeyStatus.nullable(),
           }),
         },
       },
@@ -143,7 +163,31 @@ export function systemRoutes(
         runtime: { ...health.runtime, kind: runtime.kind, version: health.versions.runtime ?? null },
         database: { ...health.database, version: health.versions.database ?? null },
         counts: health.database.status === 'ok' ? await users.counts() : null,
+        masterKey: health.database.status === 'ok' ? await masterKey.status() : null,
       }
+    },
+  )
+
+  app.post(
+    '/v1/system/master-key/rewrap',
+    {
+      schema: {
+        summary: 'Rotate the master key: wrap every stored key with the current one',
+        description:
+          'First configure the new key as SDP_MASTER_KEY and the one before in SDP_MASTER_KEYS_OLD; files are read again by this call. Repeatable; when `remaining` is 0 the old key can go. Follow it with GET /v1/system.',
+        tags: ['system'],
+        response: { 202: masterKeyStatus },
+      },
+    },
+    async (request, reply) => {
+      try {
+        await masterKey.rewrap(actorOf(request))
+      } catch (error) {
+        if (!(error instanceof ConfigError)) throw error
+        throw new AppError('key-unknown', `The keys could not be read again: ${error.message}`, { cause: error })
+      }
+      reply.code(202)
+      return masterKey.status()
     },
   )
 }

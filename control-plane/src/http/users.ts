@@ -3,6 +3,7 @@ import { pipeline } from 'node:stream/promises'
 import { connectionStates } from '@sdp-mcp/instance/contract'
 import { z } from 'zod'
 import type { Connections } from '../connections.ts'
+import type { Consent } from '../consent.ts'
 import type { Directory } from '../directory.ts'
 import { AppError } from '../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
@@ -44,6 +45,7 @@ const longestWaitSeconds = 60
 export type UserRoutes = {
   users: Users
   connections: Connections
+  consent: Consent
   fleet: Fleet
   runtime: Runtime
   directory: Directory
@@ -53,7 +55,7 @@ export type UserRoutes = {
 
 export function userRoutes(
   app: App,
-  { users, connections, fleet, runtime, directory, publicUrl, now }: UserRoutes,
+  { users, connections, consent, fleet, runtime, directory, publicUrl, now }: UserRoutes,
 ): void {
   app.post(
     '/v1/users',
@@ -244,6 +246,49 @@ export function userRoutes(
     async request => {
       const report = await connections.authorize(request.params.username, request.body, actorOf(request))
       return { connection: report.state, scopes: report.scopes }
+    },
+  )
+
+  app.post(
+    '/v1/users/:username/connect-link',
+    {
+      schema: {
+        summary: 'Make a link by which the person authorizes with one click',
+        description:
+          'Send it to the person: it works once, for 15 minutes, in one browser. Needs SDP_CONSENT_CLIENT_ID.',
+        tags: ['authorization'],
+        params: byName,
+        response: { 201: z.object({ url: z.string(), expiresAt: z.string() }) },
+      },
+    },
+    async (request, reply) => {
+      reply.code(201).header('cache-control', 'no-store')
+      return consent.link(request.params.username, actorOf(request))
+    },
+  )
+
+  app.delete(
+    '/v1/users/:username/authorization',
+    {
+      schema: {
+        summary: 'End the authorization at Zoho',
+        description:
+          'Revokes the grant at Zoho, then erases the tokens. When Zoho cannot be reached nothing is erased, unless `force=true`.',
+        tags: ['authorization'],
+        params: byName,
+        querystring: z.object({ force: z.enum(['true', 'false'], 'must be true or false').default('false') }),
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      const { username: name } = request.params
+      const atZoho = await connections.deauthorize(name, actorOf(request), { force: request.query.force === 'true' })
+      // what the instance holds in memory goes with its process; one of a suspended user does not run
+      if (!atZoho && !(await users.get(name)).suspended)
+        void fleet
+          .reconcile(await users.want(name, 'restart', actorOf(request)))
+          .catch(error => request.log.warn({ error }, 'fleet.reconcile.failed'))
+      return reply.code(204).send(null)
     },
   )
 

@@ -131,6 +131,10 @@ export function fileStore(options: FileStoreOptions): FileStore {
     ...(change.reasonCode !== undefined && { reason_code: change.reasonCode }),
     ...(change.reason !== undefined && { reason: change.reason }),
     ...(change.grantCode === null && { grant_code_sealed: null }),
+    ...(change.client && {
+      client_id: change.client.clientId,
+      client_secret_sealed: seal(key, change.client.clientSecret, context.client_secret_sealed),
+    }),
     ...(change.refreshToken !== undefined && {
       refresh_token_sealed:
         change.refreshToken === null ? null : seal(key, change.refreshToken, context.refresh_token_sealed),

@@ -23,6 +23,8 @@ export type KeeperOptions = {
   random?: () => number
   /** what a person does to authorize (again), as a sentence */
   howToAuthorize: string
+  /** whose Zoho account a consent must be of; null: anybody's */
+  expectedEmail?: string | null
   /** how long a failing accounts server is left alone at first; doubles up to two minutes */
   breakerMs?: number
 }
@@ -68,6 +70,7 @@ type Unsaved = { change: Change; minted: Minted; at: number; usedCode?: string; 
  */
 export function createKeeper(options: KeeperOptions): Keeper {
   const { store, accounts, log, howToAuthorize, now = Date.now, random = Math.random, breakerMs = 5_000 } = options
+  const expectedEmail = options.expectedEmail?.toLowerCase()
 
   let cached: Cached | undefined
   let flight: Promise<string> | undefined
@@ -254,9 +257,15 @@ export function createKeeper(options: KeeperOptions): Keeper {
     if (!connection.hasGrantCode) return refresh(held, connection, purpose)
     const usedCode = connection.grantCode() as string
     try {
-      const grant = await guarded(held, purpose, () => accounts.exchange(clientOf(connection), usedCode))
-      log.info({ scopes: grant.scopes }, 'tokens.grant-code.exchanged')
-      return await save(held, grant, { grantCode: null, reasonCode: null, reason: null }, { usedCode })
+      const { consent } = connection
+      const client = consent
+        ? { clientId: consent.clientId, clientSecret: consent.clientSecret() }
+        : clientOf(connection)
+      const grant = await guarded(held, purpose, () => accounts.exchange(client, usedCode, consent?.redirectUri))
+      log.info({ scopes: grant.scopes, byConsent: consent !== undefined }, 'tokens.grant-code.exchanged')
+      if (consent) await demandOwnAccount(grant)
+      const change = { grantCode: null, reasonCode: null, reason: null, ...(consent && { client }) }
+      return await save(held, grant, change, { usedCode })
     } catch (error) {
       if (!(error instanceof AccountsError && error.permanent)) throw error
       log.warn({ kind: error.kind, reason: error.message }, 'tokens.grant-code.refused')
@@ -273,6 +282,19 @@ export function createKeeper(options: KeeperOptions): Keeper {
       const earlier = { ...connection, hasGrantCode: false }
       return usable(earlier, purpose) ?? (await refresh(held, earlier, purpose))
     }
+  }
+
+  /** A link that reached somebody else must not make the user act as them. What cannot be found out is let through. */
+  async function demandOwnAccount({ accessToken, refreshToken }: TokenGrant & { refreshToken: string }): Promise<void> {
+    if (expectedEmail === undefined) return
+    const email = await accounts.emailOf(accessToken)
+    if (email === undefined || email.toLowerCase() === expectedEmail) return
+    await accounts.revoke(refreshToken).catch(error => log.warn({ err: error }, 'tokens.foreign-grant.not-revoked'))
+    throw new AccountsError(
+      'account-mismatch',
+      `You agreed at Zoho as ${email}, but this user is ${expectedEmail}.`,
+      'Sign out at Zoho, ask for a new connect link, and agree with your own account. If both are you, the administrator corrects the e-mail address of the user.',
+    )
   }
 
   async function refresh(

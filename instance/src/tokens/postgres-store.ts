@@ -52,6 +52,7 @@ export function postgresStore({ database, userId, key, onError }: PostgresStoreO
   async function select(client: pg.Pool | pg.PoolClient): Promise<StoredConnection | undefined> {
     const { rows } = await client.query<SealedConnection>(
       `select t.client_id, t.client_secret_sealed, t.grant_code_sealed, t.refresh_token_sealed, t.scopes, t.state,
+              t.grant_redirect_uri, t.grant_client_id, t.grant_client_secret_sealed,
               t.reason_code, t.reason, t.last_refreshed_at, a.access_token_sealed,
               (extract(epoch from a.expires_at - clock_timestamp()) * 1000)::float8 as life_ms,
               (extract(epoch from clock_timestamp() - a.minted_at) * 1000)::float8 as age_ms
@@ -67,7 +68,13 @@ export function postgresStore({ database, userId, key, onError }: PostgresStoreO
     if (change.scopes !== undefined) columns.scopes = change.scopes
     if (change.reasonCode !== undefined) columns.reason_code = change.reasonCode
     if (change.reason !== undefined) columns.reason = change.reason
-    if (change.grantCode === null) columns.grant_code_sealed = null
+    if (change.grantCode === null)
+      for (const name of ['grant_code_sealed', 'grant_redirect_uri', 'grant_client_id', 'grant_client_secret_sealed'])
+        columns[name] = null
+    if (change.client) {
+      columns.client_id = change.client.clientId
+      columns.client_secret_sealed = seal(key, change.client.clientSecret, context.client_secret_sealed)
+    }
     if (change.refreshToken !== undefined)
       columns.refresh_token_sealed =
         change.refreshToken === null ? null : seal(key, change.refreshToken, context.refresh_token_sealed)
@@ -137,6 +144,11 @@ export function postgresStore({ database, userId, key, onError }: PostgresStoreO
         client.off('error', onBroken)
         client.release(broken)
       }
+    },
+
+    async recordToolCalls(batch) {
+      // the user is taken from our login; the id counts only for somebody who runs an instance alone, as the owner
+      await pool.query('select record_tool_calls($1, $2)', [JSON.stringify(batch), userId])
     },
 
     close: () => pool.end(),

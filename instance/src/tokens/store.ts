@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { type ConnectionState, sealContext } from '../contract.ts'
 import { open, type SealingKey } from '../seal.ts'
+import type { AuditedCall, LostCalls } from '../tool-audit.ts'
 
 /** What is kept of one connection. Secrets stay sealed until their function is called. */
 export type StoredConnection = {
@@ -15,6 +16,8 @@ export type StoredConnection = {
   grantCode(): string | undefined
   refreshToken(): string | undefined
   hasGrantCode: boolean
+  /** of a grant code that came from the consent page: what it is exchanged with, in place of the user's own client */
+  consent: { redirectUri: string; clientId: string; clientSecret(): string } | undefined
   hasRefreshToken: boolean
   /** Lives are told by the store's own clock, so that processes with wrong clocks agree. */
   accessToken: { token(): string; lifeMs: number; ageMs: number } | undefined
@@ -27,7 +30,10 @@ export type Change = {
   reason?: string | null
   /** null erases */
   refreshToken?: string | null
+  /** erases the code with what it is exchanged with */
   grantCode?: null
+  /** the client that is used from now on */
+  client?: { clientId: string; clientSecret: string }
   /** null erases; a token also stamps `lastRefreshedAt` */
   accessToken?: { token: string; lifeMs: number } | null
 }
@@ -48,6 +54,8 @@ export type TokenStore = {
   mintAgesMs(): Promise<number[]>
   /** Runs `work` while no other process works on this connection; what it saved is undone when it throws. */
   exclusively<T>(work: (held: Held) => Promise<T>): Promise<T>
+  /** Adds tool calls to the audit, where there is one. @throws when none of them was written */
+  recordToolCalls?(batch: readonly (AuditedCall | LostCalls)[]): Promise<void>
   close(): Promise<void>
 }
 
@@ -61,6 +69,7 @@ export function contexts(userId: string) {
   return {
     client_secret_sealed: sealContext('oauth_tokens', 'client_secret_sealed', userId),
     grant_code_sealed: sealContext('oauth_tokens', 'grant_code_sealed', userId),
+    grant_client_secret_sealed: sealContext('oauth_tokens', 'grant_client_secret_sealed', userId),
     refresh_token_sealed: sealContext('oauth_tokens', 'refresh_token_sealed', userId),
     access_token_sealed: sealContext('oauth_access_tokens', 'access_token_sealed', userId),
   }
@@ -72,6 +81,9 @@ export type SealedConnection = Record<(typeof secretColumns)[number] | 'access_t
   scopes: string[]
   reason_code: string | null
   reason: string | null
+  grant_redirect_uri?: string | null
+  grant_client_id?: string | null
+  grant_client_secret_sealed?: string | null
   last_refreshed_at: Date | null
   life_ms: number | null
   age_ms: number | null
@@ -82,6 +94,7 @@ export function opened(row: SealedConnection, userId: string, key: SealingKey): 
   const secret = (column: (typeof secretColumns)[number]) => () =>
     row[column] === null ? undefined : open(key, row[column], context[column])
   const { access_token_sealed: access, life_ms: lifeMs, age_ms: ageMs } = row
+  const { grant_redirect_uri: redirectUri, grant_client_id: clientId, grant_client_secret_sealed: clientSecret } = row
   return {
     clientId: row.client_id,
     state: row.state,
@@ -93,6 +106,10 @@ export function opened(row: SealedConnection, userId: string, key: SealingKey): 
     grantCode: secret('grant_code_sealed'),
     refreshToken: secret('refresh_token_sealed'),
     hasGrantCode: row.grant_code_sealed !== null,
+    consent:
+      row.grant_code_sealed !== null && redirectUri && clientId && clientSecret
+        ? { redirectUri, clientId, clientSecret: () => open(key, clientSecret, context.grant_client_secret_sealed) }
+        : undefined,
     hasRefreshToken: row.refresh_token_sealed !== null,
     accessToken:
       access === null || lifeMs === null || ageMs === null

@@ -2,13 +2,14 @@ import type { fetch as undiciFetch } from 'undici'
 
 /**
  * What went wrong at the accounts server.
- * - `grant-code-rejected`, `client-rejected`, `refresh-token-rejected`: permanent, a person must act
+ * - `grant-code-rejected`, `client-rejected`, `refresh-token-rejected`, `account-mismatch`: permanent, a person must act
  * - `throttled`, `unavailable`: transient, the same call may work later
  */
 export type AccountsErrorKind =
   | 'grant-code-rejected'
   | 'client-rejected'
   | 'refresh-token-rejected'
+  | 'account-mismatch'
   | 'throttled'
   | 'unavailable'
 
@@ -48,10 +49,13 @@ export type TokenGrant = {
 export type OAuthClient = { clientId: string; clientSecret: string }
 
 export type ZohoAccounts = {
-  exchange(client: OAuthClient, grantCode: string): Promise<TokenGrant & { refreshToken: string }>
+  /** @param redirectUri - where the consent page sent the code; a self client's code has none */
+  exchange(client: OAuthClient, grantCode: string, redirectUri?: string): Promise<TokenGrant & { refreshToken: string }>
   refresh(client: OAuthClient, refreshToken: string): Promise<TokenGrant>
   /** Revoking a refresh token kills its access tokens. A token that is already dead counts as revoked. */
   revoke(refreshToken: string): Promise<void>
+  /** E-mail address of the account behind a token; undefined when Zoho does not tell (fact sheet 2.6). */
+  emailOf(accessToken: string): Promise<string | undefined>
 }
 
 export type ZohoAccountsOptions = {
@@ -123,7 +127,12 @@ export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
     return body
   }
 
-  function refusal(body: Record<string, unknown>, rejected: 'grant-code-rejected' | 'refresh-token-rejected') {
+  /** @param byConsent - of a code that came from the consent page */
+  function refusal(
+    body: Record<string, unknown>,
+    rejected: 'grant-code-rejected' | 'refresh-token-rejected',
+    byConsent: boolean,
+  ) {
     const error = String(body.error ?? '').toLowerCase()
     switch (error) {
       case 'invalid_client':
@@ -141,6 +150,12 @@ export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
         )
       case 'invalid_redirect_uri':
       case 'redirect_uri_mismatch':
+        if (byConsent)
+          return new AccountsError(
+            rejected,
+            `Zoho does not accept the address it sent the code to${quote(body)}.`,
+            `The administrator compares the redirect URI of the Zoho client at ${consoleUrl} with SDP_PUBLIC_URL.`,
+          )
         if (rejected === 'grant-code-rejected')
           return new AccountsError(
             rejected,
@@ -150,6 +165,12 @@ export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
         break
       case 'invalid_code':
       case 'invalid_grant':
+        if (byConsent)
+          return new AccountsError(
+            rejected,
+            `Zoho refused the code of the consent page${quote(body)}: it is too old, or was used before.`,
+            'Ask the administrator for a new connect link and go through it without a long pause.',
+          )
         return rejected === 'grant-code-rejected'
           ? new AccountsError(
               rejected,
@@ -176,7 +197,7 @@ export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
     rejected: 'grant-code-rejected' | 'refresh-token-rejected',
   ): Promise<TokenGrant> {
     const body = await post('/oauth/v2/token', form)
-    if (!isToken(body.access_token)) throw refusal(body, rejected)
+    if (!isToken(body.access_token)) throw refusal(body, rejected, 'redirect_uri' in form)
     return {
       accessToken: body.access_token,
       expiresInSeconds: lifeSeconds(body),
@@ -186,9 +207,15 @@ export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
   }
 
   return {
-    async exchange({ clientId, clientSecret }, grantCode) {
+    async exchange({ clientId, clientSecret }, grantCode, redirectUri) {
       const grant = await token(
-        { grant_type: 'authorization_code', client_id: clientId, client_secret: clientSecret, code: grantCode },
+        {
+          grant_type: 'authorization_code',
+          client_id: clientId,
+          client_secret: clientSecret,
+          code: grantCode,
+          ...(redirectUri !== undefined && { redirect_uri: redirectUri }),
+        },
         'grant-code-rejected',
       )
       if (grant.refreshToken === undefined)
@@ -210,6 +237,20 @@ export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
         },
         'refresh-token-rejected',
       )
+    },
+
+    async emailOf(accessToken) {
+      try {
+        const response = await options.fetch(new URL('/oauth/user/info', accountsUrl), {
+          headers: { authorization: `Zoho-oauthtoken ${accessToken}`, accept: 'application/json' },
+          redirect: 'manual',
+          signal: AbortSignal.timeout(timeoutMs),
+        })
+        const email = parseObject(await readLimited(response.body))?.Email
+        return response.status === 200 && typeof email === 'string' && email.includes('@') ? email : undefined
+      } catch {
+        return undefined
+      }
     },
 
     async revoke(refreshToken) {

@@ -23,6 +23,7 @@ export function testBoot(part: { userId?: string; username?: string; generation?
     sdp: { dataCenter: 'US', portal: 'itdesk', baseUrl: 'https://sdp.test', accountsUrl: 'https://accounts.test' },
     toolsets: ['core'],
     readOnly: false,
+    consentLinks: false,
     allowInsecureUpstream: true,
     logLevel: 'info',
   }

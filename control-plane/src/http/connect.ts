@@ -1,0 +1,99 @@
+import { dataCenterHosts } from '@sdp-mcp/instance/contract'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { type Consent, type ConsentAnswer, linkLifeSeconds } from '../consent.ts'
+import { AppError } from '../errors.ts'
+import { asAppError } from '../problem.ts'
+import { escapeHtml, sendPage } from './pages.ts'
+import type { App } from './server.ts'
+
+const hidden = { hide: true } as never
+
+/** Where a person's browser goes with a connect link, and where Zoho sends it back to. On the public listener. */
+export function connectRoutes(app: App, { consent, publicUrl }: { consent: Consent; publicUrl: string }): void {
+  const isSecure = publicUrl.startsWith('https:')
+  // the prefix keeps a neighbouring http site from setting it
+  const cookieName = isSecure ? '__Secure-sdp_connect' : 'sdp_connect'
+
+  app.register(async scope => {
+    // the form has no fields
+    scope.addContentTypeParser(
+      'application/x-www-form-urlencoded',
+      { parseAs: 'string', bodyLimit: 1024 },
+      (_request, _body, done) => done(null, undefined),
+    )
+    scope.setErrorHandler((error, request, reply) => {
+      const problem = asAppError(error)
+      if (problem.status >= 500) request.log.error({ error: problem, requestId: request.id }, 'connect.failed')
+      return sendPage(reply, {
+        status: problem.status,
+        title: problem.code === 'connect-link-invalid' ? 'This link does not work' : 'Not connected',
+        body: `<p>${escapeHtml(problem.message)}</p>`,
+      })
+    })
+
+    scope.get('/connect/callback', { schema: hidden }, async (request, reply) => {
+      const { username } = await consent.finish(answerOf(request), cookieOf(request, cookieName))
+      forget(reply)
+      return sendPage(reply, {
+        status: 200,
+        title: 'Connected',
+        body: `<p>ServiceDesk Plus is connected for <b>${escapeHtml(username)}</b>. You can close this page and go on in your MCP client.</p>`,
+      })
+    })
+
+    scope.get('/connect/:token', { schema: hidden }, async (request, reply) => {
+      const { username, displayName, email, accountsUrl } = await consent.look(
+        (request.params as { token: string }).token,
+      )
+      const who = email === null ? escapeHtml(displayName) : `${escapeHtml(displayName)} (${escapeHtml(email)})`
+      return sendPage(reply, {
+        status: 200,
+        title: 'Connect ServiceDesk Plus',
+        body: `<p>You are about to let the MCP user <b>${escapeHtml(username)}</b>, ${who}, work in ServiceDesk Plus with <b>your</b> Zoho account. Go on only if this is you, and you asked for this link.</p>
+<p>Zoho will ask you to sign in and to agree.</p><form method="post"><button>Continue to Zoho</button></form>`,
+        // the redirect that answers the form counts as its target, too, and Zoho may lead on to another data center
+        formTargets: [accountsUrl, ...Object.values(dataCenterHosts).map(({ accounts }) => accounts)],
+      })
+    })
+
+    scope.post('/connect/:token', { schema: hidden }, async (request, reply) => {
+      const site = request.headers['sec-fetch-site']
+      // a page of somebody else must not press the button
+      if (site !== undefined && site !== 'same-origin' && site !== 'none')
+        throw new AppError('connect-link-invalid', 'Open the link itself in your browser, then press the button there.')
+      const { location, cookie } = await consent.begin(
+        (request.params as { token: string }).token,
+        cookieOf(request, cookieName),
+      )
+      return reply
+        .code(303)
+        .header('set-cookie', setCookie(cookie, linkLifeSeconds + 600))
+        .header('cache-control', 'no-store')
+        .header('referrer-policy', 'no-referrer')
+        .header('location', location)
+        .send()
+    })
+  })
+
+  const setCookie = (value: string, seconds: number) =>
+    `${cookieName}=${value}; Path=/connect; Max-Age=${seconds}; HttpOnly; SameSite=Lax${isSecure ? '; Secure' : ''}`
+  const forget = (reply: FastifyReply) => reply.header('set-cookie', setCookie('', 0))
+}
+
+function cookieOf(request: FastifyRequest, name: string): string | undefined {
+  const pairs = (request.headers.cookie ?? '').split(';').map(pair => pair.trim().split('='))
+  return pairs.find(([key]) => key === name)?.[1]
+}
+
+/** A parameter that comes twice is as good as missing. */
+function answerOf(request: FastifyRequest): ConsentAnswer {
+  const query = request.query as Record<string, string | string[] | undefined>
+  const one = (name: keyof ConsentAnswer) => (typeof query[name] === 'string' ? (query[name] as string) : undefined)
+  return {
+    state: one('state'),
+    code: one('code'),
+    error: one('error'),
+    location: one('location'),
+    'accounts-server': one('accounts-server'),
+  }
+}
