@@ -38,12 +38,16 @@ const calls: [method: string, path: string, success: string, body: boolean][] = 
   ['get', '/v1/users/{username}/api-keys', '200', false],
   ['delete', '/v1/users/{username}/api-keys/{id}', '204', false],
   ['post', '/v1/users/{username}/authorization', '200', true],
+  ['delete', '/v1/users/{username}/authorization', '204', false],
+  ['post', '/v1/users/{username}/connect-link', '201', false],
   ['post', '/v1/users/{username}/instance/start', '202', false],
   ['post', '/v1/users/{username}/instance/stop', '202', false],
   ['post', '/v1/users/{username}/instance/restart', '202', false],
   ['get', '/v1/users/{username}/instance/logs', '200', false],
   ['get', '/v1/routes', '200', false],
   ['get', '/v1/system', '200', false],
+  ['post', '/v1/system/master-key/rewrap', '202', false],
+  ['get', '/v1/audit', '200', false],
 ]
 
 test('it is OpenAPI 3.1 about this version, behind the admin token', () => {

@@ -24,12 +24,16 @@ const guarded: [method: string, url: string][] = [
   ['GET', '/v1/users/alice/api-keys'],
   ['DELETE', '/v1/users/alice/api-keys/00000000-0000-4000-8000-000000000000'],
   ['POST', '/v1/users/alice/authorization'],
+  ['DELETE', '/v1/users/alice/authorization'],
+  ['POST', '/v1/users/alice/connect-link'],
   ['POST', '/v1/users/alice/instance/start'],
   ['POST', '/v1/users/alice/instance/stop'],
   ['POST', '/v1/users/alice/instance/restart'],
   ['GET', '/v1/users/alice/instance/logs'],
   ['GET', '/v1/routes'],
   ['GET', '/v1/system'],
+  ['POST', '/v1/system/master-key/rewrap'],
+  ['GET', '/v1/audit'],
 ]
 
 describe('who is let in', () => {

@@ -30,6 +30,7 @@ test('the system tells versions, health and counts', async () => {
     runtime: { status: 'ok', detail: null, kind: 'process', version: '1.0' },
     database: { status: 'ok', detail: null, version: expect.stringMatching(/^\d+/) },
     counts: { users: 2, suspended: 1, instances: { ready: 1, stopped: 1 } },
+    masterKey: expect.objectContaining({ remaining: 0, running: false }),
   })
 })
 
@@ -71,6 +72,8 @@ test('liveness needs nobody; readiness tells database and runtime apart', async 
     db,
     runtime: createMemoryRuntime(engine),
     proxy,
+    consent: admin.consent,
+    publicUrl: 'https://mcp.example.com',
     log: recordingLog().log,
     errorPages: { read: async () => undefined },
   })

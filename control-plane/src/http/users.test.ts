@@ -6,6 +6,7 @@ import { eventually } from '../fleet/testing/support.ts'
 import { hashApiKey } from '../identity.ts'
 import { type Admin, type Answer, dump, openAdmin, reply } from '../testing/admin.ts'
 import { testSecrets } from '../testing/config.ts'
+import { emptyAudit } from '../testing/database.ts'
 
 let admin: Admin
 let call: Admin['call']
@@ -22,7 +23,7 @@ afterEach(async () => {
   for (const { username } of json.users) await call('DELETE', `/v1/users/${username}`)
   await eventually('all gone', async () => (await admin.db.query('select 1 from users')).length === 0)
   expect(admin.engine.instances.size).toBe(0)
-  await admin.db.query('delete from audit_events')
+  await emptyAudit(admin.db)
 })
 const secrets = ['secret-of-alice-Wd39', '1000.grant-code-Kx77', '1000.refresh-token-Pz12']
 const keys: string[] = []

@@ -276,7 +276,7 @@ export function userRoutes(
           'Revokes the grant at Zoho, then erases the tokens. When Zoho cannot be reached nothing is erased, unless `force=true`.',
         tags: ['authorization'],
         params: byName,
-        querystring: z.object({ force: z.enum(['true', 'false'], 'must be true or false').default('false') }),
+        querystring: z.strictObject({ force: z.enum(['true', 'false'], 'must be true or false').default('false') }),
         response: { 204: z.null() },
       },
     },

@@ -11,11 +11,13 @@ import { statementAudience } from '@sdp-mcp/instance/contract'
 import { createLocalJWKSet, jwtVerify } from 'jose'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest'
 import { buildPublicApp } from '../app.ts'
+import { createConsent } from '../consent.ts'
 import { type Directory, openDirectory } from '../directory.ts'
 import { AppError } from '../errors.ts'
 import { createMemoryEngine, createMemoryRuntime } from '../fleet/testing/memory-runtime.ts'
 import { eventually } from '../fleet/testing/support.ts'
 import { createStatementSigner, type StatementSigner } from '../identity.ts'
+import { fixedKeyring } from '../keyring.ts'
 import { testConfig } from '../testing/config.ts'
 import { openTestDatabase, type TestDatabase } from '../testing/database.ts'
 import { recordingLog } from '../testing/log.ts'
@@ -66,8 +68,8 @@ const fleet = {
 beforeAll(async () => {
   database = await openTestDatabase(inject('postgres'))
   const { db } = database
-  users = createUsers({ db, vault: createVault({ db, masterKey: config.masterKey }), config })
-  signer = createStatementSigner({ db, masterKey: config.masterKey, now: Date.now })
+  users = createUsers({ db, vault: createVault({ db, keyring: fixedKeyring(config.masterKey) }), config })
+  signer = createStatementSigner({ db, keyring: fixedKeyring(config.masterKey), now: Date.now })
   directory = await openDirectory({
     db,
     log,
@@ -83,6 +85,8 @@ beforeEach(async () => {
     db: database.db,
     runtime: createMemoryRuntime(createMemoryEngine()),
     proxy,
+    consent: createConsent({ db: database.db, users, connections: undefined as never, config }),
+    publicUrl: 'https://mcp.example.com',
     log,
     errorPages: { read: async () => undefined },
   })

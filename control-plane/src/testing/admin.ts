@@ -3,11 +3,14 @@ import type { ConnectionReport } from '@sdp-mcp/instance/contract'
 import type { DatabaseConnection } from '@sdp-mcp/migrations/testing'
 import { buildAdminApp, buildPublicApp } from '../app.ts'
 import { createConnections } from '../connections.ts'
+import { createConsent } from '../consent.ts'
 import { openDirectory } from '../directory.ts'
 import { createFleet } from '../fleet/fleet.ts'
 import type { Runtime } from '../fleet/runtime.ts'
 import { createMemoryEngine, createMemoryRuntime, type MemoryEngine } from '../fleet/testing/memory-runtime.ts'
 import { createStatementSigner } from '../identity.ts'
+import { fixedKeyring } from '../keyring.ts'
+import { createMasterKey } from '../master-key.ts'
 import { createProxy } from '../proxy/proxy.ts'
 import { createRoutes } from '../proxy/routes.ts'
 import { createUsers } from '../users.ts'
@@ -40,9 +43,10 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
   const config = testConfig({ SDP_INSTANCE_PORT_RANGE: `${ports}-${ports + 49}`, ...environment })
   const { db } = database
   const now = Date.now
-  const vault = createVault({ db, masterKey: config.masterKey })
+  const keyring = fixedKeyring(config.masterKey)
+  const vault = createVault({ db, keyring })
   const users = createUsers({ db, vault, config })
-  const signer = createStatementSigner({ db, masterKey: config.masterKey, now })
+  const signer = createStatementSigner({ db, keyring, now })
   const statementKeys = await signer.publicKeys()
   const routes = createRoutes()
   const engine = createMemoryEngine()
@@ -71,6 +75,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
         database: { ...database.login, ...(await vault.databaseLogin(userId)) },
         dataKey: (await vault.dataKey(userId)).bytes.toString('base64'),
         sdp: { ...settings.sdp, portal: settings.sdp.portal ?? '' },
+        consentLinks: config.consent !== null,
         allowInsecureUpstream: false,
         toolsets: settings.toolsets,
         readOnly: settings.readOnly,
@@ -89,12 +94,16 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     onRevoked: revocation => proxy.cut(revocation),
     onChanged: userId => void (userId === null ? fleet.reconcileAll() : fleet.reconcile(userId)).catch(() => {}),
   })
+  const publicUrl = 'https://mcp.example.com'
+  const consent = createConsent({ db, users, connections, config })
   const proxy = createProxy({ directory, routes, fleet, signer, now, log })
   const errorPages = { read: async (code: string) => `# page about ${code}` }
-  const publicApp = buildPublicApp({ db, runtime, proxy, log, errorPages })
+  const publicApp = buildPublicApp({ db, runtime, proxy, consent, publicUrl, log, errorPages })
   const app = await buildAdminApp({
     users,
     connections,
+    consent,
+    masterKey: createMasterKey({ db, keyring, vault, signer, log }),
     fleet,
     runtime,
     directory,
@@ -106,7 +115,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     now,
     startedAt: now(),
     version: '1.2.3',
-    publicUrl: 'https://mcp.example.com',
+    publicUrl,
     adminToken: config.admin.token,
   })
   await fleet.start()
@@ -147,6 +156,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     directory,
     control,
     logged,
+    consent,
     async [Symbol.asyncDispose]() {
       engine.down = false
       await Promise.all([app.close(), publicApp.close()])

@@ -1,10 +1,9 @@
 import { AjvJsonSchemaValidator } from '@modelcontextprotocol/sdk/validation/ajv'
 import { describe, expect, it } from 'vitest'
-import { toolsets } from '../contract.ts'
+import { scopesFor, toolsets } from '../contract.ts'
 import { isObject, type Json } from '../sdp/json.ts'
 import { catalogue } from './catalogue.ts'
 import { renderDocument, toolsPage } from './document.ts'
-import { scopesFor } from './scopes.ts'
 
 const characters = (of: typeof catalogue) => JSON.stringify({ tools: of.map(tool => tool.published) }).length
 const core = catalogue.filter(({ toolset }) => toolset === 'core')

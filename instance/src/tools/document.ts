@@ -1,10 +1,9 @@
 import { writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { type Toolset, toolsets } from '../contract.ts'
+import { scopesFor, type Toolset, toolsets } from '../contract.ts'
 import type { Json } from '../sdp/json.ts'
 import { catalogue } from './catalogue.ts'
 import type { Tool } from './define.ts'
-import { scopesFor } from './scopes.ts'
 
 /** Writes docs/tools.md from the catalogue: `node instance/src/tools/document.ts`. */
 export const toolsPage = fileURLToPath(new URL('../../../docs/tools.md', import.meta.url))
