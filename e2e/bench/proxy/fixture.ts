@@ -1,6 +1,5 @@
-import { createPublicKey, type JsonWebKey, type KeyObject, verify } from 'node:crypto'
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import { createInterface } from 'node:readline'
+import { createServer, type ServerResponse } from 'node:http'
+import { openDoor } from './door.ts'
 
 /**
  * Stands in for an instance in the proxy benchmark: its door is a real instance's (boot line, signed statement, /healthz),
@@ -14,20 +13,7 @@ import { createInterface } from 'node:readline'
  *     GET  .../mcp?closed=M   when the exchange that carried ?mark=M was closed (µs of the monotonic clock), or null
  */
 
-type Boot = {
-  user: { id: string; username: string }
-  generation: number
-  listen: { host: string; port: number }
-  statementKeys: (JsonWebKey & { kid: string })[]
-}
-
-const boot: Boot | undefined = process.env.SDP_BOOT === 'stdin' ? JSON.parse(await firstLine()) : undefined
-const { host, port } = boot?.listen ?? { host: '127.0.0.1', port: Number(process.argv[2]) }
-const audience = boot ? `instance:${boot.user.id}:${boot.generation}` : 'nobody'
-const keys = new Map<string, KeyObject>(
-  boot?.statementKeys.map(jwk => [jwk.kid, createPublicKey({ key: jwk, format: 'jwk' })]),
-)
-const verifiedUntil = new Map<string, number>()
+const door = await openDoor(Number(process.argv[2]))
 
 const text = 'The request was opened by a technician and waits for an answer of the requester. '.repeat(11)
 const answer = JSON.stringify({ jsonrpc: '2.0', id: 1, result: { content: [{ type: 'text', text }] } })
@@ -40,18 +26,15 @@ const nowMicros = () => Number(process.hrtime.bigint() / 1000n)
 const server = createServer((request, response) => {
   const [path = '', search = ''] = request.url!.split('?')
   const query = new URLSearchParams(search)
-  if (path.endsWith('/healthz'))
-    return sendJson(response, { status: 'ok', audience, version: 'bench', uptimeSeconds: 1, sessions: 0 })
+  if (door.answers(request, response)) return
   // the benchmark's own questions, and what it compares with, take no proxy
-  if (boot && !path.startsWith('/direct/') && !admitted(request)) {
+  if (!path.startsWith('/direct/') && !door.admits(request)) {
     request.resume()
     response.writeHead(401).end()
     return
   }
   const mark = query.get('mark')
   if (mark) response.once('close', () => closedAt.set(mark, nowMicros()))
-  if (path.endsWith('/exchange') || path.endsWith('/revoke'))
-    return sendJson(response, { state: 'connected', scopes: [], reasonCode: null, reason: null })
   if (path.endsWith('/sse')) return openStream(response, query)
   if (query.has('closed')) return sendJson(response, closedAt.get(query.get('closed')!) ?? null)
   if (query.has('broadcast')) {
@@ -64,7 +47,7 @@ const server = createServer((request, response) => {
 })
 server.keepAliveTimeout = 75_000
 server.requestTimeout = 0
-server.listen(port, host, 16_384)
+server.listen(door.port, door.host, 16_384)
 setInterval(keepAlive, 100)
 
 function post(response: ServerResponse, query: URLSearchParams): void {
@@ -123,32 +106,4 @@ function streamBytes(response: ServerResponse, bytes: number): void {
 
 function sendJson(response: ServerResponse, body: unknown): void {
   response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(body))
-}
-
-/** Checks the statement as a real instance does: once in full, then by a look-up while it lasts. */
-function admitted({ headers }: IncomingMessage): boolean {
-  const statement = headers.authorization?.slice('Bearer '.length) ?? ''
-  const until = verifiedUntil.get(statement)
-  if (until !== undefined) return until > Date.now()
-  const [head = '', payload = '', signature = ''] = statement.split('.')
-  const { kid } = parse(head) as { kid?: string }
-  const claims = parse(payload) as { aud?: string; exp?: number }
-  const key = keys.get(kid ?? '')
-  if (!key || claims.aud !== audience) return false
-  if (!verify(null, Buffer.from(`${head}.${payload}`), key, Buffer.from(signature, 'base64url'))) return false
-  verifiedUntil.set(statement, (claims.exp ?? 0) * 1000)
-  return true
-}
-
-function parse(part: string): unknown {
-  try {
-    return JSON.parse(Buffer.from(part, 'base64url').toString())
-  } catch {
-    return {}
-  }
-}
-
-async function firstLine(): Promise<string> {
-  for await (const line of createInterface({ input: process.stdin })) return line
-  throw new Error('no boot line came')
 }

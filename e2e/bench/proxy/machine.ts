@@ -29,10 +29,14 @@ export function needPrograms(names: string[]): void {
 }
 const debianPackages: Record<string, string> = { nginx: 'nginx-light', taskset: 'util-linux' }
 
-const compared = { 'configurable-http-proxy': '5.3.0', supergateway: '4.0.0' }
+const compared = {
+  'configurable-http-proxy': '5.3.0',
+  supergateway: '4.0.0',
+  '@modelcontextprotocol/conformance': '0.1.16',
+}
 
 /**
- * Installs the compared npm packages beside the project, once.
+ * Installs the npm packages that we compare and test with beside the project, once.
  * @returns the folder that holds their `node_modules`
  */
 export function installCompared(): string {
@@ -40,7 +44,7 @@ export function installCompared(): string {
   const wanted = JSON.stringify({ private: true, dependencies: compared }, null, 2)
   const manifest = join(folder, 'package.json')
   if (existsSync(join(folder, 'complete')) && readFileSync(join(folder, 'complete'), 'utf8') === wanted) return folder
-  process.stdout.write(`installing ${Object.keys(compared).join(' and ')} into ${folder} ...\n`)
+  process.stdout.write(`installing ${Object.keys(compared).join(', ')} into ${folder} ...\n`)
   mkdirSync(folder, { recursive: true })
   writeFileSync(manifest, wanted)
   try {
@@ -50,7 +54,7 @@ export function installCompared(): string {
     })
   } catch (error) {
     throw new Error(
-      `npm could not install the proxies to compare with. Is there a way to its registry?\n${(error as { stderr?: Buffer }).stderr}`,
+      `npm could not install what we compare and test with. Is there a way to its registry?\n${(error as { stderr?: Buffer }).stderr}`,
     )
   }
   writeFileSync(join(folder, 'complete'), wanted)

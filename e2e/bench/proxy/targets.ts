@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { cloneDatabase, type DatabaseConnection, freePort } from '@sdp-mcp/migrations/testing'
@@ -29,9 +29,12 @@ const here = import.meta.dirname
 const root = join(here, '..', '..', '..')
 const node = process.execPath
 
-export async function startInstance(port?: number): Promise<Instance> {
-  const at = port ?? (await freePort())
-  const program = start(node, [join(here, 'fixture.ts'), String(at)], { core: loadCore })
+const fixture = join(here, 'fixture.ts')
+
+/** An instance that serves everybody. */
+export async function startInstance(script = fixture): Promise<Instance> {
+  const at = await freePort()
+  const program = start(node, [script, String(at)], { core: loadCore })
   await listening(at, program, 'the fixture instance')
   return { port: at, program }
 }
@@ -174,7 +177,7 @@ async function perInstance(
 }
 
 /** The whole control plane with its database, run from source; instances are child processes that answer as fixed. */
-async function startControlPlane(postgres: DatabaseConnection): Promise<Target> {
+export async function startControlPlane(postgres: DatabaseConnection, script = fixture): Promise<Target> {
   const database = await cloneDatabase(postgres)
   const [port, adminPort, adminToken] = [await freePort(), await freePort(), randomBytes(32).toString('base64url')]
   const firstPort = 43_000 + Math.floor(Math.random() * 50) * 100
@@ -191,13 +194,13 @@ async function startControlPlane(postgres: DatabaseConnection): Promise<Target> 
       SDP_DB_USER: database.user,
       SDP_DB_PASSWORD: database.password,
       SDP_RUNTIME: 'process',
-      SDP_INSTANCE_ENTRY: join(here, 'fixture.ts'),
+      SDP_INSTANCE_ENTRY: script,
       SDP_INSTANCE_PORT_RANGE: `${firstPort}-${firstPort + 99}`,
       SDP_INSTALLATION: 'bench',
       SDP_INSTANCE_NAME: 'itdesk',
       SDP_CLIENT_ID: 'bench',
       SDP_CLIENT_SECRET: 'bench',
-      ...(process.env.SDP_BENCH_NODE_OPTIONS ? { NODE_OPTIONS: process.env.SDP_BENCH_NODE_OPTIONS } : {}),
+      NODE_OPTIONS: await imageFlags(),
     },
   })
   // it listens for users first
@@ -246,6 +249,12 @@ async function startControlPlane(postgres: DatabaseConnection): Promise<Target> 
       await database[Symbol.asyncDispose]()
     },
   }
+}
+
+/** The flags of Node that the image of the control plane sets. */
+async function imageFlags(): Promise<string> {
+  const dockerfile = await readFile(join(root, 'docker/control-plane.Dockerfile'), 'utf8')
+  return /NODE_OPTIONS="([^"]*)"/.exec(dockerfile)?.[1] ?? ''
 }
 
 async function openSession(port: number): Promise<string> {
