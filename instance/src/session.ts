@@ -72,6 +72,17 @@ export function createSession(
     return allowed.filter(tool => tool.scopes.every(scope => covers(granted, scope)))
   }
 
+  async function missingScopes(): Promise<Record<string, string[]>> {
+    const granted = await services.grants.scopes()
+    const missing: Record<string, string[]> = {}
+    for (const { name, scopes } of allowed)
+      for (const scope of scopes.filter(needed => !covers(granted, needed))) {
+        const full = `SDPOnDemand.${scope}`
+        missing[full] = [...(missing[full] ?? []), name]
+      }
+    return missing
+  }
+
   /** Runs a tool once, with everything it needs; logs and counts it whatever happens. */
   async function perform(tool: Tool, args: unknown, extra: Partial<Extra> & Pick<Extra, 'signal'>): Promise<Outcome> {
     const startedAt = performance.now()
@@ -83,7 +94,12 @@ export function createSession(
       ...services,
       sdp,
       signal: extra.signal,
-      session: { toolsets, readOnly, tools: (await offered()).map(({ name }) => name) },
+      session: {
+        toolsets,
+        readOnly,
+        tools: (await offered()).map(({ name }) => name),
+        missingScopes: await missingScopes(),
+      },
       zone: async () => (await services.site.portal(sdp)).timeZone,
       progress: (done, total, message) => progress(extra, done, total, message),
       ask: question => ask(mcp, question, extra.signal),

@@ -27,6 +27,10 @@ export const getMyContext = defineTool({
     const isConnected = status.state === 'connected'
     const zone = isConnected ? await call.zone() : 'UTC'
     const { me, problem } = isConnected ? await whoAmI(call) : {}
+    const steps = authorizationSteps({ ...context, toolsets: session.toolsets, readOnly: session.readOnly })
+    const hidden = Object.entries(session.missingScopes).map(
+      ([scope, tools]) => `${tools.join(', ')}: not granted ${scope}`,
+    )
     const load = call.client.load()
     const at = (date: Date | null) => (date ? formatInstant(date.getTime(), zone) : undefined)
     return {
@@ -52,7 +56,7 @@ export const getMyContext = defineTool({
         connection: {
           state: status.state,
           reason: status.reason,
-          next_step: isConnected ? undefined : authorizationSteps({ ...context, toolsets: session.toolsets }),
+          next_step: isConnected ? undefined : steps,
           scopes: status.scopes,
           access_token_expires: at(status.accessTokenExpiresAt),
           last_refreshed: at(status.lastRefreshedAt),
@@ -63,6 +67,8 @@ export const getMyContext = defineTool({
           toolsets: session.toolsets,
           read_only: session.readOnly,
           count: session.tools.length,
+          hidden: hidden.length > 0 ? hidden : undefined,
+          hidden_next_step: hidden.length > 0 ? steps : undefined,
         },
       },
     }
