@@ -1,5 +1,6 @@
 import { provision } from './provision.ts'
 import { proxy } from './proxy/proxy.ts'
+import { tools } from './tools.ts'
 
 /**
  * `npm run bench [name] [-- rounds | short]`: measures, prints ratios, writes e2e/bench/results/<name>.{json,md}. Compares
@@ -9,6 +10,7 @@ import { proxy } from './proxy/proxy.ts'
 const benchmarks: Record<string, (options: { rounds?: number; short: boolean }) => Promise<void>> = {
   provision: ({ rounds, short }) => provision({ rounds: rounds ?? (short ? 3 : 11) }),
   proxy: ({ rounds, short }) => proxy({ rounds: rounds ?? 5, short }),
+  tools: () => tools(),
 }
 
 const [name, size] = process.argv.slice(2)
