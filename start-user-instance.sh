@@ -47,7 +47,8 @@ SDP_CLIENT_SECRET=
 # tab Generate Code; start within its time. Needed once; for another grant put in another code.
 # Scope: SDPOnDemand.requests.ALL,SDPOnDemand.setup.READ,SDPOnDemand.users.READ
 SDP_GRANT_CODE=
-#SDP_TOOLSETS=core
+# viewer, technician, problem_change, project or power; or name the toolsets, as in SDP_TOOLSETS=core,assets
+#SDP_ROLE=technician
 #SDP_READ_ONLY=false
 #SDP_HTTP_PORT=3456
 

@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { newUser } from '../control-plane/src/user-schemas.ts'
+import { conversationsPage, renderConversations } from './conversations.ts'
 
 // What the documents say must be true: their links lead somewhere, their commands exist, their bodies are accepted.
 
@@ -57,4 +58,8 @@ test('the bodies that the README and the quick start send to add a user are what
       bodies += 1
     }
   expect(bodies).toBe(2)
+})
+
+test('the conversations are what the tools answer (node docs/conversations.ts writes them)', async () => {
+  await expect(await renderConversations()).toMatchFileSnapshot(conversationsPage)
 })

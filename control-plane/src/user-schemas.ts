@@ -1,4 +1,4 @@
-import { connectionStates, dataCenters, toolsets } from '@sdp-mcp/instance/contract'
+import { connectionStates, dataCenters, roleNames, roles, toolsets } from '@sdp-mcp/instance/contract'
 import { z } from 'zod'
 
 /** The shapes of users and API keys in the admin API: what a body may hold, and what an answer holds. */
@@ -53,24 +53,56 @@ const profile = {
     .transform(names => [...new Set(names)])
     .optional(),
   readOnly: z.boolean().optional(),
+  role: z
+    .enum(roleNames)
+    .optional()
+    .describe('A ready-made choice of toolsets and readOnly, in place of toolsets; see docs/tools.md'),
+}
+type Profile = {
+  toolsets?: string[] | undefined
+  readOnly?: boolean | undefined
+  role?: keyof typeof roles | undefined
 }
 
-export const newUser = z.strictObject({
-  username,
-  ...profile,
-  sdp: sdpSettings
-    .extend({ grantCode: zohoSecret.optional(), refreshToken: zohoSecret.optional() })
-    .refine(
-      value => value.grantCode === undefined || value.refreshToken === undefined,
-      'give grantCode or refreshToken, not both',
-    )
-    .optional(),
-})
+const roleOrToolsets = {
+  check: ({ role, toolsets: chosen }: Profile) => role === undefined || chosen === undefined,
+  params: { path: ['role'], error: 'give role or toolsets, not both' },
+}
+const viewersOnlyRead = {
+  check: ({ role, readOnly }: Profile) => !(role && roles[role].readOnly && readOnly === false),
+  params: { path: ['readOnly'], error: 'cannot be false with the role viewer, which only reads' },
+}
+
+/** Puts what a role stands for in its place; a `readOnly` beside it may only narrow. */
+function expandRole<T extends Profile>({ role, ...rest }: T) {
+  if (role === undefined) return rest
+  const { toolsets: named, readOnly } = roles[role]
+  return { ...rest, toolsets: [...named], readOnly: rest.readOnly ?? readOnly }
+}
+
+export const newUser = z
+  .strictObject({
+    username,
+    ...profile,
+    sdp: sdpSettings
+      .extend({ grantCode: zohoSecret.optional(), refreshToken: zohoSecret.optional() })
+      .refine(
+        value => value.grantCode === undefined || value.refreshToken === undefined,
+        'give grantCode or refreshToken, not both',
+      )
+      .optional(),
+  })
+  .refine(roleOrToolsets.check, roleOrToolsets.params)
+  .refine(viewersOnlyRead.check, viewersOnlyRead.params)
+  .transform(expandRole)
 export type NewUser = z.infer<typeof newUser>
 
 export const userChange = z
   .strictObject({ ...profile, sdp: sdpSettings.optional(), suspended: z.boolean().optional() })
   .refine(value => Object.keys(value).length > 0, 'give at least one field to change')
+  .refine(roleOrToolsets.check, roleOrToolsets.params)
+  .refine(viewersOnlyRead.check, viewersOnlyRead.params)
+  .transform(expandRole)
 export type UserChange = z.infer<typeof userChange>
 
 export const newApiKey = z.strictObject({

@@ -1,6 +1,7 @@
 import { provision } from './provision.ts'
 import { proxy } from './proxy/proxy.ts'
 import { transparency } from './transparency/transparency.ts'
+import { tools } from './tools.ts'
 
 /**
  * `npm run bench [name] [-- rounds | short]`: measures, prints ratios, writes e2e/bench/results/<name>.{json,md}. Compares
@@ -11,6 +12,7 @@ const benchmarks: Record<string, (options: { rounds?: number; short: boolean }) 
   provision: ({ rounds, short }) => provision({ rounds: rounds ?? (short ? 3 : 11) }),
   proxy: ({ rounds, short }) => proxy({ rounds: rounds ?? 5, short }),
   transparency,
+  tools: () => tools(),
 }
 
 const [name, size] = process.argv.slice(2)

@@ -87,6 +87,8 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     SDP_ACCOUNTS_URL: simulator.url,
     SDP_INSTANCE_NAME: 'itdesk',
     SDP_ALLOW_INSECURE_UPSTREAM: 'true',
+    // several checkouts may share an engine, each with an image of its own
+    ...(process.env.SDP_INSTANCE_IMAGE ? { SDP_INSTANCE_IMAGE: process.env.SDP_INSTANCE_IMAGE } : {}),
     ...(typeof options.environment === 'function' ? options.environment(simulator) : options.environment),
   }
   const adminUrl = `http://127.0.0.1:${adminPort}`

@@ -9,6 +9,9 @@ import {
   type DataCenter,
   dataCenterHosts,
   dataCenters,
+  type Role,
+  roleNames,
+  roles,
   type SdpSettings,
   type Toolset,
   toolsets,
@@ -159,7 +162,16 @@ export async function readStandAlone(
     problems.push(
       `SDP_USERNAME is "${username}". Use 2 to 32 lower-case letters, digits and hyphens, beginning with a letter.`,
     )
-  const enabled = (values.SDP_TOOLSETS ?? 'core')
+  const role = values.SDP_ROLE as Role | undefined
+  const isRole = role !== undefined && roleNames.includes(role)
+  if (role !== undefined && !isRole) problems.push(`SDP_ROLE is "${role}". Set it to one of ${roleNames.join(', ')}.`)
+  if (role !== undefined && values.SDP_TOOLSETS !== undefined)
+    problems.push('SDP_ROLE and SDP_TOOLSETS exclude each other. Set one of them.')
+  const standsFor = isRole ? roles[role] : { toolsets: ['core'], readOnly: false }
+  const readOnly = flag('SDP_READ_ONLY')
+  if (standsFor.readOnly && values.SDP_READ_ONLY !== undefined && !readOnly)
+    problems.push(`SDP_READ_ONLY cannot be false with SDP_ROLE=${role}, which only reads. Leave one of them away.`)
+  const enabled = (values.SDP_TOOLSETS ?? standsFor.toolsets.join(','))
     .split(',')
     .map(name => name.trim())
     .filter(Boolean)
@@ -222,7 +234,7 @@ export async function readStandAlone(
       refreshToken: values.SDP_REFRESH_TOKEN,
     },
     toolsets: enabled as Toolset[],
-    readOnly: flag('SDP_READ_ONLY'),
+    readOnly: readOnly || standsFor.readOnly,
     transport,
     listen: { host, port: port('SDP_HTTP_PORT', 3456), loopback, apiKey },
     store,

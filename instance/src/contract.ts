@@ -30,6 +30,22 @@ export const toolsets = [
 ] as const
 export type Toolset = (typeof toolsets)[number]
 
+/**
+ * Ready-made choices of toolsets, for who does not want to compose one. A role is expanded when it is given and not
+ * kept, so that a later version can change a role without changing what people were granted.
+ */
+export const roles = {
+  /** every read there is, no write */
+  viewer: { toolsets: toolsets.filter(name => name !== 'destructive'), readOnly: true },
+  technician: { toolsets: ['core', 'approvals', 'assets'], readOnly: false },
+  problem_change: { toolsets: ['core', 'approvals', 'assets', 'problems', 'changes', 'releases'], readOnly: false },
+  project: { toolsets: ['core', 'projects'], readOnly: false },
+  /** everything but `destructive`, and so without what needs it too: `sdp_api_write` */
+  power: { toolsets: toolsets.filter(name => name !== 'destructive'), readOnly: false },
+} as const satisfies Record<string, { toolsets: readonly Toolset[]; readOnly: boolean }>
+export type Role = keyof typeof roles
+export const roleNames = Object.keys(roles) as [Role, ...Role[]]
+
 export const dataCenters = ['US', 'EU', 'IN', 'AU', 'CN', 'JP', 'CA', 'UK', 'SA', 'AE'] as const
 export type DataCenter = (typeof dataCenters)[number]
 

@@ -353,6 +353,7 @@ describe('one person alone', () => {
       SDP_CLIENT_SECRET_FILE: secretFile,
       SDP_MASTER_KEY_FILE: join(folder, 'missing'),
       SDP_DATA_CENTER: 'MOON',
+      SDP_ROLE: 'king',
       SDP_DB_HOST: 'localhost',
     })
     expect(await exit).toBe(exitCodes.bootInvalid)
@@ -361,6 +362,8 @@ describe('one person alone', () => {
       'SDP_CLIENT_ID',
       'SDP_BASE_URL',
       'SDP_TOOLSETS',
+      'SDP_ROLE is "king"',
+      'SDP_ROLE and SDP_TOOLSETS exclude each other',
       'SDP_DATA_CENTER',
       'SDP_API_KEY',
       'SDP_MASTER_KEY_FILE',
@@ -369,6 +372,33 @@ describe('one person alone', () => {
       expect(stderr()).toContain(name)
     expect(stderr()).not.toContain('SDP_CLIENT_SECRET')
     expect(stdout()).toBe('')
+  })
+
+  test.each([
+    [{ SDP_ROLE: 'technician' }, ['decide_approval', 'create_asset'], ['search_problems', 'trash_request']],
+    [{ SDP_ROLE: 'viewer' }, ['search_changes', 'sdp_api_get'], ['create_request', 'trash_request']],
+    [{ SDP_ROLE: 'project', SDP_READ_ONLY: 'true' }, ['search_projects'], ['create_project', 'add_note']],
+  ])('%o decides which tools there are', async (wish, some, others) => {
+    const { SDP_GRANT_CODE: _, ...env } = await environment('frank')
+    const client = new Client({ name: 'test', version: '1' })
+    await client.connect(
+      new StdioClientTransport({
+        command: process.execPath,
+        args: [entry, '--stdio'],
+        env: { ...env, ...(wish as Record<string, string>) },
+        stderr: 'ignore',
+      }),
+    )
+    const names = (await client.listTools()).tools.map(({ name }) => name)
+    await client.close()
+    for (const name of some) expect(names).toContain(name)
+    for (const name of others) expect(names).not.toContain(name)
+  })
+
+  test('a viewer cannot be told to write', async () => {
+    const { exit, stderr } = start(['--stdio'], { SDP_ROLE: 'viewer', SDP_READ_ONLY: 'false' })
+    expect(await exit).toBe(exitCodes.bootInvalid)
+    expect(stderr()).toContain('SDP_READ_ONLY cannot be false with SDP_ROLE=viewer')
   })
 
   test('without a grant is told how to get one, and can look around meanwhile', async () => {

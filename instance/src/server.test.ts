@@ -1,6 +1,10 @@
 import { InMemoryTransport } from '@modelcontextprotocol/sdk/inMemory.js'
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
-import { type MessageExtraInfo, ToolListChangedNotificationSchema } from '@modelcontextprotocol/sdk/types.js'
+import {
+  LoggingMessageNotificationSchema,
+  type MessageExtraInfo,
+  ToolListChangedNotificationSchema,
+} from '@modelcontextprotocol/sdk/types.js'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { AuthorizationError } from './context.ts'
@@ -164,6 +168,27 @@ it('each call leaves one line for the audit: tool, target, outcome, no content',
   expect(written.match(/"tool.called"/g)).toHaveLength(3)
   expect(written).not.toMatch(/Secret|471[12]/)
   expect(written).not.toContain('1000.')
+})
+
+it('a client that asks for log messages is told of calls from its level up, and one that does not ask is not', async () => {
+  const session = await desk.connect(await desk.context('alice'))
+  const told: { level: string; data: unknown }[] = []
+  session.client.setNotificationHandler(
+    LoggingMessageNotificationSchema,
+    ({ params }) => void told.push(params as never),
+  )
+  await session.fails('get_request', { request_id: '999999' })
+  expect(told).toEqual([])
+  await session.client.setLoggingLevel('info')
+  await session.ok('search_requests', { text: 'secret words 4711' })
+  await session.fails('get_request', { request_id: '999999' })
+  expect(told).toEqual([
+    { level: 'info', logger: 'sdp-mcp', data: expect.objectContaining({ tool: 'get_request', outcome: 'not-found' }) },
+  ])
+  await session.client.setLoggingLevel('debug')
+  await session.ok('search_requests', { text: 'secret words 4711' })
+  expect(told[1]).toMatchObject({ level: 'debug', data: { tool: 'search_requests', outcome: 'ok' } })
+  expect(JSON.stringify(told)).not.toContain('4711')
 })
 
 it('a fault of ours tells no internals, but a reference that the log has', async () => {

@@ -1,5 +1,6 @@
 import { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import { CallToolRequestSchema, ErrorCode, ListToolsRequestSchema, McpError } from '@modelcontextprotocol/sdk/types.js'
+import { createClientLog } from './client-log.ts'
 import type { InstanceContext } from './context.ts'
 import { instructions } from './instructions.ts'
 import { registerPrompts } from './prompts/register.ts'
@@ -23,7 +24,7 @@ export function buildServer(
   services = servicesOf(context),
 ): McpServer {
   const mcp = new McpServer({ name: 'sdp-mcp', title: 'ServiceDesk Plus', version: context.version }, { instructions })
-  const session = createSession(context, services, mcp, options)
+  const session = createSession(context, services, mcp, { ...options, clientLog: createClientLog(mcp) })
 
   // Not by registerTool, which converts every schema again for each list.
   mcp.server.registerCapabilities({ tools: { listChanged: true } })

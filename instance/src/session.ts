@@ -1,7 +1,13 @@
 import { randomBytes } from 'node:crypto'
 import type { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import type { RequestHandlerExtra } from '@modelcontextprotocol/sdk/shared/protocol.js'
-import type { CallToolResult, ServerNotification, ServerRequest } from '@modelcontextprotocol/sdk/types.js'
+import type {
+  CallToolResult,
+  LoggingLevel,
+  ServerNotification,
+  ServerRequest,
+} from '@modelcontextprotocol/sdk/types.js'
+import type { ClientLog } from './client-log.ts'
 import type { InstanceContext } from './context.ts'
 import type { Toolset } from './contract.ts'
 import type { Services } from './services.ts'
@@ -53,7 +59,7 @@ export function createSession(
   context: InstanceContext,
   services: Services,
   mcp: McpServer,
-  options: SessionOptions,
+  options: SessionOptions & { clientLog: ClientLog },
 ): Session {
   const toolsets = context.toolsets.filter(toolset => !options.toolsets || options.toolsets.includes(toolset))
   const readOnly = context.readOnly || options.readOnly === true
@@ -64,6 +70,17 @@ export function createSession(
   async function offered(): Promise<Tool[]> {
     const granted = await services.grants.scopes()
     return allowed.filter(tool => tool.scopes.every(scope => covers(granted, scope)))
+  }
+
+  async function missingScopes(): Promise<Record<string, string[]>> {
+    const granted = await services.grants.scopes()
+    const missing: Record<string, string[]> = {}
+    for (const { name, scopes } of allowed)
+      for (const scope of scopes.filter(needed => !covers(granted, needed))) {
+        const full = `SDPOnDemand.${scope}`
+        missing[full] = [...(missing[full] ?? []), name]
+      }
+    return missing
   }
 
   /** Runs a tool once, with everything it needs; logs and counts it whatever happens. */
@@ -77,7 +94,12 @@ export function createSession(
       ...services,
       sdp,
       signal: extra.signal,
-      session: { toolsets, readOnly, tools: (await offered()).map(({ name }) => name) },
+      session: {
+        toolsets,
+        readOnly,
+        tools: (await offered()).map(({ name }) => name),
+        missingScopes: await missingScopes(),
+      },
       zone: async () => (await services.site.portal(sdp)).timeZone,
       progress: (done, total, message) => progress(extra, done, total, message),
       ask: question => ask(mcp, question, extra.signal),
@@ -100,6 +122,7 @@ export function createSession(
       const record = { tool: tool.name, target: target(args), outcome, durationMs, sdpCalls, requestId }
       context.log.info(record, 'tool.called')
       options.onToolCall?.(record)
+      await options.clientLog.tell(extra, severityOf(outcome), { event: 'tool.called', ...record })
     }
   }
 
@@ -150,6 +173,13 @@ function knowsLinks({ requestInfo }: Extra): boolean {
 
 function withoutLinks(result: CallToolResult): CallToolResult {
   return { ...result, content: result.content.filter(({ type }) => type !== 'resource_link') }
+}
+
+/** What a client that asked for log messages is told of a call. */
+function severityOf(outcome: string): LoggingLevel {
+  if (outcome === 'ok') return 'debug'
+  if (outcome === 'internal') return 'error'
+  return ['down', 'limited', 'drift', 'indeterminate', 'unavailable'].includes(outcome) ? 'warning' : 'info'
 }
 
 /** A failure already put into words for the model. */

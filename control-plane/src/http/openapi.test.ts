@@ -157,6 +157,7 @@ test('the description of POST /v1/users is that of the architecture', () => {
     'displayName',
     'email',
     'readOnly',
+    'role',
     'sdp',
     'toolsets',
     'username',

@@ -1,5 +1,5 @@
 import { request as httpRequest, type IncomingMessage } from 'node:http'
-import { sealContext } from '@sdp-mcp/instance/contract'
+import { roleNames, roles, sealContext } from '@sdp-mcp/instance/contract'
 import { open } from '@sdp-mcp/instance/seal'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
 import { eventually } from '../fleet/testing/support.ts'
@@ -297,7 +297,10 @@ describe('bad input', () => {
     ['a newline after the name', { username: 'alice\n' }, ['#/username']],
     ['a path for a name', { username: '../bob' }, ['#/username']],
     ['a name of another script', { username: 'алиса' }, ['#/username']],
-    ['a field that does not exist', { username: 'alice', role: 'admin' }, ['#/role']],
+    ['a field that does not exist', { username: 'alice', rights: 'admin' }, ['#/rights']],
+    ['a role nobody knows', { username: 'alice', role: 'admin' }, ['#/role']],
+    ['a role beside toolsets', { username: 'alice', role: 'technician', toolsets: ['core'] }, ['#/role']],
+    ['a viewer who writes', { username: 'alice', role: 'viewer', readOnly: false }, ['#/readOnly']],
     ['a field of sdp that does not exist', { username: 'alice', sdp: { portall: 'x' } }, ['#/sdp/portall']],
     ['a field with a slash and a tilde', { username: 'alice', 'a/b~c': 1 }, ['#/a~1b~0c']],
     ['a field of absurd length', { username: 'alice', [long]: 1 }, [`#/${long.slice(0, 64)}`]],
@@ -371,6 +374,8 @@ describe('bad input', () => {
     ['a word for suspended', { suspended: 'yes' }, ['#/suspended']],
     ['null for a name', { displayName: null }, ['#/displayName']],
     ['a wrong and a right field', { readOnly: true, toolsets: [5] }, ['#/toolsets/0']],
+    ['a role nobody knows', { role: 'admin' }, ['#/role']],
+    ['a role beside toolsets', { role: 'power', toolsets: ['core'] }, ['#/role']],
     ['a secret that is a number', { sdp: { clientSecret: 5 } }, ['#/sdp/clientSecret']],
   ]
   test.each(changes)('PATCH with %s is refused with the places, and changes nothing', async (_what, body, places) => {
@@ -537,6 +542,38 @@ describe('GET /v1/users', () => {
     expect(answer.status).toBe(200)
     expect(answer.text).toBe('')
     expect(answer.headers['content-type']).toContain('application/json')
+  })
+})
+
+describe('roles', () => {
+  test.each(roleNames)('%s is stored as the toolsets and readOnly it stands for', async role => {
+    const answer = await create('alice', { role })
+    const { toolsets, readOnly } = roles[role]
+    expect(answer.json.user).toMatchObject({ toolsets, readOnly })
+    expect(answer.json.user).not.toHaveProperty('role')
+    expect(await admin.db.query('select toolsets, read_only from users')).toEqual([{ toolsets, read_only: readOnly }])
+  })
+
+  test('are changed by PATCH, in both directions, and readOnly beside one narrows it', async () => {
+    await create('alice', { role: 'viewer' })
+    const change = async (body: unknown) => (await call('PATCH', '/v1/users/alice', body)).json
+    expect(await change({ role: 'project' })).toMatchObject({ toolsets: ['core', 'projects'], readOnly: false })
+    expect(await change({ role: 'project', readOnly: true })).toMatchObject({
+      toolsets: ['core', 'projects'],
+      readOnly: true,
+    })
+    expect(await change({ displayName: 'Alice A.' })).toMatchObject({ toolsets: ['core', 'projects'], readOnly: true })
+    expect(await change({ role: 'technician' })).toMatchObject({
+      toolsets: ['core', 'approvals', 'assets'],
+      readOnly: false,
+    })
+    expect(await change({ toolsets: ['core'] })).toMatchObject({ toolsets: ['core'], readOnly: false })
+  })
+
+  test('are in the description of the API', async () => {
+    const { json } = await call('GET', '/openapi.json')
+    for (const operation of [json.paths['/v1/users'].post, json.paths['/v1/users/{username}'].patch])
+      expect(operation.requestBody.content['application/json'].schema.properties.role.enum).toEqual(roleNames)
   })
 })
 

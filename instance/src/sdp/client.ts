@@ -370,7 +370,13 @@ function lostConnection(cause: unknown, request: Pick<SdpRequest, 'method' | 'pa
   const code = typeof reported === 'string' ? reported : ''
   const kind = request.method === 'GET' || neverSent.has(code) ? 'down' : 'indeterminate'
   const details = { call: `${request.method} ${request.path.template}`, said: code || undefined, cause }
+  if (at(cause, 'name') === 'TimeoutError') return new SdpError(kind, tooLate[kind], details)
   return new SdpError(kind, sentence(kind, details), details)
+}
+
+const tooLate = {
+  down: 'ServiceDesk Plus did not answer in time.',
+  indeterminate: 'ServiceDesk Plus did not answer in time; whether the change was made is not known.',
 }
 
 function cancelled(request: Pick<SdpRequest, 'method' | 'path'>, cause: unknown): SdpError {

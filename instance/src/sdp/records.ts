@@ -40,6 +40,13 @@ export function createRecords(options: { now: () => number }): Records {
   const ids = new Cache<string>({ size: 2_000, maxAgeMs: 24 * 3_600_000, now: options.now })
   const collection = (module: RecordModule) => child(path``, recordModules[module].plural)
 
+  /** Numbers that were just shown are the ones asked for next; knowing their ids saves a call each time. */
+  function remember(module: RecordModule, record: Json): Json {
+    const [id, number] = [text(record.id), digitsOf(record.display_id)]
+    if (id && number && recordModules[module].hasNumber) ids.set(`${module} ${String(BigInt(number))}`, id)
+    return record
+  }
+
   return {
     async id(sdp, module, reference) {
       const parsed = parseReference(module, reference)
@@ -64,11 +71,15 @@ export function createRecords(options: { now: () => number }): Records {
       return ids.set(key, id)
     },
     async get(sdp, module, id) {
-      return entity(await sdp.get(recordPath(module, id)), module)
+      return remember(module, entity(await sdp.get(recordPath(module, id)), module))
     },
-    list: (sdp, module, info) => sdp.list(collection(module), info),
+    async list(sdp, module, info) {
+      const page = await sdp.list(collection(module), info)
+      for (const row of page.rows) remember(module, row)
+      return page
+    },
     async create(sdp, module, record) {
-      return entity(await sdp.post(collection(module), { [module]: record }), module)
+      return remember(module, entity(await sdp.post(collection(module), { [module]: record }), module))
     },
     async update(sdp, module, id, record) {
       return entity(await sdp.put(recordPath(module, id), { [module]: record }), module)

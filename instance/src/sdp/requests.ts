@@ -30,10 +30,8 @@ export function createRequests(records: Records): Requests {
 
   return {
     id: (sdp, reference) => records.id(sdp, 'request', reference),
-    async get(sdp, id) {
-      return entity(await sdp.get(path`/requests/${id}`), 'request')
-    },
-    list: (sdp, info) => sdp.list(path`/requests`, info),
+    get: (sdp, id) => records.get(sdp, 'request', id),
+    list: (sdp, info) => records.list(sdp, 'request', info),
     async count(sdp, condition) {
       const page = await sdp.list(path`/requests`, {
         row_count: 1,
@@ -44,13 +42,8 @@ export function createRequests(records: Records): Requests {
       })
       return page.total ?? page.rows.length
     },
-    async create(sdp, request) {
-      const created = entity(await sdp.post(path`/requests`, { request }), 'request')
-      return created
-    },
-    async update(sdp, id, request) {
-      return entity(await sdp.put(path`/requests/${id}`, { request }), 'request')
-    },
+    create: (sdp, request) => records.create(sdp, 'request', request),
+    update: (sdp, id, request) => records.update(sdp, 'request', id, request),
     async notes(sdp, id) {
       return (await sdp.list(path`/requests/${id}/notes`, { row_count: 100, start_index: 1 })).rows
     },

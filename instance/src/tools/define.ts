@@ -14,7 +14,13 @@ export type ToolCall = Services & {
   sdp: Sdp
   signal: AbortSignal
   /** how the session's tools are narrowed, for get_my_context */
-  session: { toolsets: readonly Toolset[]; readOnly: boolean; tools: readonly string[] }
+  session: {
+    toolsets: readonly Toolset[]
+    readOnly: boolean
+    tools: readonly string[]
+    /** what the granted scopes hide: full scope name to the tools that need it */
+    missingScopes: Readonly<Record<string, readonly string[]>>
+  }
   /** the person's time zone */
   zone(): Promise<string>
   progress(done: number, total: number, message: string): Promise<void>

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { scopesFor, type Toolset, toolsets } from '../contract.ts'
+import { type Role, roleNames, roles, scopesFor, type Toolset, toolsets } from '../contract.ts'
 import type { Json } from '../sdp/json.ts'
 import { catalogue } from './catalogue.ts'
 import type { Tool } from './define.ts'
@@ -43,6 +43,14 @@ address of its page will do; anywhere a person, \`me\`, e-mail, name or id. Date
 | --- | --- | --- | --- |
 ${toolsets.map(summary).join('\n')}
 
+Roles are ready-made choices: \`"role": "technician"\` in \`POST /v1/users\` or \`PATCH /v1/users/:username\`, or
+\`SDP_ROLE=technician\` for a stand-alone instance, in place of toolsets. A role is expanded when it is given: the
+user then shows \`toolsets\` and \`readOnly\`. \`"readOnly": true\` beside a role narrows it to its reads.
+
+| Role | Tools | Toolsets |
+| --- | --- | --- |
+${roleNames.map(roleRow).join('\n')}
+
 ${toolsets.map(section).join('\n')}`
 }
 
@@ -54,6 +62,19 @@ function summary(toolset: Toolset): string {
   const tools = of(toolset)
   const tokens = Math.round(JSON.stringify(tools.map(tool => tool.published)).length / 40) * 10
   return `| \`${toolset}\` | ${tools.length} | ${tokens} | ${about[toolset]} |`
+}
+
+function roleRow(role: Role): string {
+  const { toolsets: named, readOnly } = roles[role]
+  const tools = catalogue.filter(
+    ({ toolset, alsoNeeds, effect }) =>
+      named.some(name => name === toolset) &&
+      (alsoNeeds === undefined || named.some(name => name === alsoNeeds)) &&
+      !(readOnly && effect !== 'read'),
+  )
+  const isMost = named.length === toolsets.length - 1
+  const which = isMost ? 'all but `destructive`' : named.map(name => `\`${name}\``).join(', ')
+  return `| \`${role}\` | ${tools.length} | ${which}${readOnly ? '; reads only' : ''} |`
 }
 
 function section(toolset: Toolset): string {

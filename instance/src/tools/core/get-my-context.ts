@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { AuthorizationError } from '../../context.ts'
 import { isSdpError } from '../../sdp/errors.ts'
 import type { Person } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
@@ -25,7 +26,11 @@ export const getMyContext = defineTool({
     const status = await context.tokens.status()
     const isConnected = status.state === 'connected'
     const zone = isConnected ? await call.zone() : 'UTC'
-    const me = isConnected ? await whoAmI(call) : undefined
+    const { me, problem } = isConnected ? await whoAmI(call) : {}
+    const steps = authorizationSteps({ ...context, toolsets: session.toolsets, readOnly: session.readOnly })
+    const hidden = Object.entries(session.missingScopes).map(
+      ([scope, tools]) => `${tools.join(', ')}: not granted ${scope}`,
+    )
     const load = call.client.load()
     const at = (date: Date | null) => (date ? formatInstant(date.getTime(), zone) : undefined)
     return {
@@ -46,11 +51,12 @@ export const getMyContext = defineTool({
           data_center: context.sdp.dataCenter,
           time_zone: zone,
           now: formatInstant(context.now(), zone),
+          problem,
         },
         connection: {
           state: status.state,
           reason: status.reason,
-          next_step: isConnected ? undefined : authorizationSteps({ ...context, toolsets: session.toolsets }),
+          next_step: isConnected ? undefined : steps,
           scopes: status.scopes,
           access_token_expires: at(status.accessTokenExpiresAt),
           last_refreshed: at(status.lastRefreshedAt),
@@ -61,6 +67,8 @@ export const getMyContext = defineTool({
           toolsets: session.toolsets,
           read_only: session.readOnly,
           count: session.tools.length,
+          hidden: hidden.length > 0 ? hidden : undefined,
+          hidden_next_step: hidden.length > 0 ? steps : undefined,
         },
       },
     }
@@ -71,11 +79,17 @@ function toDate(instant: number | undefined): Date | null {
   return instant === undefined ? null : new Date(instant)
 }
 
-async function whoAmI(call: ToolCall): Promise<Person | undefined> {
+/** The person as the site knows them; a site that refuses or is down is told of, because that is what one asks this for. */
+async function whoAmI(call: ToolCall): Promise<{ me?: Person; problem?: string }> {
   try {
-    return await call.people.me(call.sdp)
+    return { me: await call.people.me(call.sdp) }
   } catch (error) {
     if (isSdpError(error, 'cancelled')) throw error
-    return undefined
+    return {
+      problem:
+        error instanceof Error && (isSdpError(error) || error instanceof AuthorizationError)
+          ? error.message
+          : 'Your account could not be read.',
+    }
   }
 }
