@@ -1,7 +1,7 @@
 import { provision } from './provision.ts'
 import { proxy } from './proxy/proxy.ts'
-import { transparency } from './transparency/transparency.ts'
 import { tools } from './tools.ts'
+import { transparency } from './transparency/transparency.ts'
 
 /**
  * `npm run bench [name] [-- rounds | short]`: measures, prints ratios, writes e2e/bench/results/<name>.{json,md}. Compares
