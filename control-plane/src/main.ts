@@ -190,6 +190,8 @@ async function bootFor(userId: string, { generation, port }: { generation: numbe
     dataKey: dataKey.bytes.toString('base64'),
     sdp: { ...settings.sdp, portal: settings.sdp.portal },
     allowInsecureUpstream: config.allowInsecureUpstream,
+    allowedUpstreamHosts: [],
+    maxSessions: 100,
     toolsets: settings.toolsets,
     readOnly: settings.readOnly,
     logLevel: config.logLevel,

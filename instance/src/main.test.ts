@@ -89,6 +89,8 @@ async function bootFor(more: Partial<Boot> = {}, connection = {}): Promise<Boot>
     toolsets: ['core'],
     readOnly: false,
     allowInsecureUpstream: true,
+    allowedUpstreamHosts: [],
+    maxSessions: 100,
     logLevel: 'info',
     ...more,
   }

@@ -24,6 +24,8 @@ export function testBoot(part: { userId?: string; username?: string; generation?
     toolsets: ['core'],
     readOnly: false,
     allowInsecureUpstream: true,
+    allowedUpstreamHosts: [],
+    maxSessions: 100,
     logLevel: 'info',
   }
 }
