@@ -72,6 +72,7 @@ beforeAll(async () => {
     db,
     log,
     now: () => time(),
+    config,
     onRevoked: revocation => proxy.cut(revocation),
     onChanged: () => {},
   })

@@ -72,6 +72,8 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
         dataKey: (await vault.dataKey(userId)).bytes.toString('base64'),
         sdp: { ...settings.sdp, portal: settings.sdp.portal ?? '' },
         allowInsecureUpstream: false,
+        allowedUpstreamHosts: [],
+        maxSessions: settings.limits.sessions,
         toolsets: settings.toolsets,
         readOnly: settings.readOnly,
         logLevel: 'info',
@@ -86,6 +88,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     db,
     log,
     now,
+    config,
     onRevoked: revocation => proxy.cut(revocation),
     onChanged: userId => void (userId === null ? fleet.reconcileAll() : fleet.reconcile(userId)).catch(() => {}),
   })
