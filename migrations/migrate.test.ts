@@ -1,4 +1,4 @@
-import { readdir } from 'node:fs/promises'
+import { readdirSync } from 'node:fs'
 import pg from 'pg'
 import { expect, inject, test } from 'vitest'
 import { migrate } from './migrate.ts'
@@ -13,8 +13,8 @@ test('twenty processes migrating an empty database at once apply each file exact
   await admin.connect()
   await admin.query('drop schema public cascade; create schema public')
   const runs = await Promise.all(Array.from({ length: 20 }, () => migrate({ ...empty })))
-  const files = (await readdir(import.meta.dirname)).filter(name => name.endsWith('.sql'))
-  expect(runs.flat().sort()).toEqual(files.map(name => name.replace('.sql', '')).sort())
+  const files = readdirSync(import.meta.dirname).filter(name => /^\d{4}_.*\.sql$/.test(name))
+  expect(runs.flat().sort()).toEqual(files.map(name => name.replace(/\.sql$/, '')).sort())
   const { rows } = await admin.query<{ table_name: string }>(tables)
   expect(rows.map(row => row.table_name)).toContain('oauth_tokens')
   await admin.end()

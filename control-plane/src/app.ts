@@ -1,12 +1,12 @@
-import { createServer as createHttpServer } from 'node:http'
+import { createServer as createHttpServer, type RequestListener, type Server } from 'node:http'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import { jsonSchemaTransform } from 'fastify-type-provider-zod'
-import type { Secret } from './config.ts'
 import type { Consent } from './consent.ts'
+import type { Door } from './door.ts'
 import { AppError } from './errors.ts'
 import { auditRoutes } from './http/audit.ts'
-import { requireAdmin } from './http/auth.ts'
+import { type AdminGuard, requireAdmin } from './http/auth.ts'
 import { connectRoutes } from './http/connect.ts'
 import { describeProblems } from './http/openapi.ts'
 import { type App, createServer, type ErrorPages } from './http/server.ts'
@@ -21,6 +21,8 @@ export function buildPublicApp(
     proxy: McpProxy
     consent: Consent
     publicUrl: string
+    door?: Door
+    patience?: Patience
     log: Logger
     errorPages: ErrorPages
   },
@@ -28,16 +30,11 @@ export function buildPublicApp(
   const app = createServer({
     ...parts,
     // MCP traffic never passes through Fastify: no hook, no parsing, no buffering stands in its way
-    serverFactory: handler => {
-      const server = createHttpServer((request, response) => {
+    serverFactory: handler =>
+      listener((request, response) => {
+        if (parts.door?.stops(request, response)) return
         if (!parts.proxy.handle(request, response)) handler(request, response)
-      })
-      server.headersTimeout = 20_000
-      server.requestTimeout = 60_000
-      server.keepAliveTimeout = 75_000
-      server.timeout = 0
-      return server
-    },
+      }, parts.patience),
   })
   healthRoutes(app, parts)
   connectRoutes(app, parts)
@@ -55,9 +52,16 @@ export function buildPublicApp(
 /** The listener of the admins: REST API, its description, and metrics. */
 export async function buildAdminApp(
   parts: UserRoutes &
-    SystemRoutes & { adminToken: Secret; log: Logger; errorPages: ErrorPages; swaggerAssets?: string },
+    SystemRoutes &
+    AdminGuard & { door?: Door; patience?: Patience; log: Logger; errorPages: ErrorPages; swaggerAssets?: string },
 ): Promise<App> {
-  const app = createServer(parts)
+  const app = createServer({
+    ...parts,
+    serverFactory: handler =>
+      listener((request, response) => {
+        if (!parts.door?.stops(request, response)) handler(request, response)
+      }, parts.patience),
+  })
   healthRoutes(app, parts)
   await app.register(swagger, {
     openapi: {
@@ -80,10 +84,28 @@ export async function buildAdminApp(
   })
   app.get('/openapi.json', { schema: { hide: true } as never }, async () => app.swagger())
   await app.register(async scope => {
-    requireAdmin(scope as App, parts.adminToken)
+    requireAdmin(scope as App, parts)
     userRoutes(scope as App, parts)
     auditRoutes(scope as App, parts)
     systemRoutes(scope as App, parts)
   })
   return app
+}
+
+/** How long a sender may take; tests are less patient. */
+export type Patience = { headersMs: number; requestMs: number }
+const patience: Patience = { headersMs: 20_000, requestMs: 60_000 }
+
+/**
+ * A server that loses patience with slow senders: headers within 20 s, the whole request within a minute (408 after
+ * that), at most 16 KiB of headers (431). Answers may take as long as they like.
+ */
+function listener(handle: RequestListener, { headersMs, requestMs } = patience): Server {
+  const connectionsCheckingInterval = Math.min(2_000, headersMs)
+  const server = createHttpServer({ maxHeaderSize: 16 * 1024, connectionsCheckingInterval }, handle)
+  server.headersTimeout = headersMs
+  server.requestTimeout = requestMs
+  server.keepAliveTimeout = 75_000
+  server.timeout = 0
+  return server
 }

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { isIP } from 'node:net'
 import { inspect } from 'node:util'
-import { dataCenterHosts, dataCenters } from '@sdp-mcp/instance/contract'
+import { dataCenterHosts, dataCenters, plainAddress } from '@sdp-mcp/instance/contract'
 import { type SealingKey, sealingKey } from '@sdp-mcp/instance/seal'
 import { z } from 'zod'
 
@@ -61,6 +62,29 @@ const list = z.string().transform(value =>
     .filter(Boolean),
 )
 
+const hostNames = list
+  .transform(names => names.map(name => name.toLowerCase()))
+  .refine(
+    names => names.every(name => /^(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$/.test(name)),
+    'must be host names without port or path, separated by commas, such as mcp.example.com,*.corp.example',
+  )
+const networks = list
+  .transform(texts => texts.map(text => (text.includes('/') ? text : `${text}/${isIP(text) === 6 ? 128 : 32}`)))
+  .refine(
+    texts =>
+      texts.every(text => {
+        const [address = '', bits = ''] = text.split('/')
+        return (
+          plainAddress(address) === address.toLowerCase() &&
+          /^\d{1,3}$/.test(bits) &&
+          Number(bits) <= (isIP(address) === 6 ? 128 : 32)
+        )
+      }),
+    'must be addresses or networks, separated by commas, such as 10.1.0.0/16,2001:db8::/32',
+  )
+const addressIsLoopback = (text: string) => /^(127\.|::1$)/.test(plainAddress(text) ?? '')
+const count = whole('a whole number').min(0, 'must be 0 or more')
+
 // Name in the environment -> how it is read. A secret may also be given as NAME_FILE.
 const variables = {
   SDP_HTTP_HOST: z.string().default('0.0.0.0'),
@@ -68,6 +92,42 @@ const variables = {
   SDP_ADMIN_HOST: z.string().default('127.0.0.1'),
   SDP_ADMIN_PORT: port.default(3457),
   SDP_PUBLIC_URL: originWithoutPath.optional(),
+  SDP_HTTP_ALLOWED_NETWORKS: networks.default([]),
+  SDP_ADMIN_ALLOWED_NETWORKS: networks.default([]),
+  SDP_TRUSTED_PROXIES: networks.default([]),
+  SDP_ALLOWED_HOSTS: hostNames.default([]),
+  SDP_ALLOWED_ORIGINS: list
+    .refine(
+      origins =>
+        origins.every(
+          text =>
+            URL.canParse(text) &&
+            /^https?:$/.test(new URL(text).protocol) &&
+            new URL(text).origin === text.toLowerCase(),
+        ),
+      'must be origins, separated by commas, such as https://inspector.example.com',
+    )
+    .transform(origins => origins.map(text => text.toLowerCase()))
+    .default([]),
+  SDP_USER_REQUESTS_PER_SECOND: count.default(100),
+  SDP_USER_BURST: whole('a whole number').min(1, 'must be at least 1').default(200),
+  SDP_USER_CONCURRENT_REQUESTS: count.default(200),
+  SDP_USER_SESSIONS: whole('a whole number')
+    .min(1, 'must be at least 1')
+    .max(1000, 'must be at most 1000')
+    .default(100),
+  SDP_DYNAMIC_CREDENTIALS: oneOf(['off', 'known', 'enroll']).default('off'),
+  SDP_DYNAMIC_ENROLL_PER_HOUR: whole('a whole number').min(1, 'must be at least 1').default(20),
+  SDP_ADMIN_OIDC_ISSUER: address
+    .refine(
+      url => url.protocol === 'https:' || url.hostname === 'localhost' || addressIsLoopback(url.hostname),
+      'must be https, as the identity provider shows it in its discovery document',
+    )
+    .optional(),
+  SDP_ADMIN_OIDC_AUDIENCE: z.string().optional(),
+  SDP_ADMIN_OIDC_ROLE_CLAIM: z.string().default('roles'),
+  SDP_ADMIN_OIDC_ADMIN_ROLE: z.string().default('admin'),
+  SDP_ADMIN_OIDC_VIEWER_ROLE: z.string().default('viewer'),
   SDP_DB_HOST: z.string().default('127.0.0.1'),
   SDP_DB_PORT: port.default(5433),
   SDP_DB_NAME: z.string().default('sdp_mcp'),
@@ -83,6 +143,7 @@ const variables = {
   SDP_CLIENT_ID: z.string().optional(),
   SDP_CONSENT_CLIENT_ID: z.string().optional(),
   SDP_ALLOW_INSECURE_UPSTREAM: flag.default(false),
+  SDP_ALLOWED_UPSTREAM_HOSTS: hostNames.default([]),
   SDP_RUNTIME: z.enum(['docker', 'process'], 'must be docker or process').default('docker'),
   SDP_DOCKER_SOCKET: z.string().optional(),
   SDP_INSTANCE_IMAGE: z.string().default('sdp-mcp/instance:dev'),
@@ -225,6 +286,10 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     for (const name of ['SDP_BASE_URL', 'SDP_ACCOUNTS_URL'] as const)
       if (value[name]?.startsWith('http:') && !value.SDP_ALLOW_INSECURE_UPSTREAM)
         problems.push(`${name} must be https. For a simulator on this machine set SDP_ALLOW_INSECURE_UPSTREAM=true.`)
+    if ((value.SDP_ADMIN_OIDC_ISSUER === undefined) !== (value.SDP_ADMIN_OIDC_AUDIENCE === undefined))
+      problems.push(
+        'SDP_ADMIN_OIDC_ISSUER and SDP_ADMIN_OIDC_AUDIENCE belong together: without the audience, tokens made for other programs would open the admin API. Set both.',
+      )
     if (value.SDP_HTTP_PORT === value.SDP_ADMIN_PORT)
       problems.push('SDP_HTTP_PORT and SDP_ADMIN_PORT are the same. Choose two ports.')
   }
@@ -235,6 +300,32 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     http: { host: value.SDP_HTTP_HOST, port: value.SDP_HTTP_PORT },
     admin: { host: value.SDP_ADMIN_HOST, port: value.SDP_ADMIN_PORT, token: new Secret(adminToken) },
     publicUrl: value.SDP_PUBLIC_URL ?? `http://localhost:${value.SDP_HTTP_PORT}`,
+    doors: {
+      /** empty: everybody */
+      httpNetworks: value.SDP_HTTP_ALLOWED_NETWORKS,
+      adminNetworks: value.SDP_ADMIN_ALLOWED_NETWORKS,
+      trustedProxies: value.SDP_TRUSTED_PROXIES,
+      hosts: value.SDP_ALLOWED_HOSTS,
+      origins: value.SDP_ALLOWED_ORIGINS,
+    },
+    /** for users without limits of their own; 0: no limit */
+    userLimits: {
+      requestsPerSecond: value.SDP_USER_REQUESTS_PER_SECOND,
+      burst: value.SDP_USER_BURST,
+      concurrentRequests: value.SDP_USER_CONCURRENT_REQUESTS,
+      sessions: value.SDP_USER_SESSIONS,
+    },
+    dynamicCredentials: { mode: value.SDP_DYNAMIC_CREDENTIALS, enrollPerHour: value.SDP_DYNAMIC_ENROLL_PER_HOUR },
+    oidc:
+      value.SDP_ADMIN_OIDC_ISSUER === undefined || value.SDP_ADMIN_OIDC_AUDIENCE === undefined
+        ? null
+        : {
+            issuer: (given.SDP_ADMIN_OIDC_ISSUER as string).trim(),
+            audience: value.SDP_ADMIN_OIDC_AUDIENCE,
+            roleClaim: value.SDP_ADMIN_OIDC_ROLE_CLAIM,
+            adminRole: value.SDP_ADMIN_OIDC_ADMIN_ROLE,
+            viewerRole: value.SDP_ADMIN_OIDC_VIEWER_ROLE,
+          },
     masterKey: sealingKey(masterKeyText) as SealingKey,
     /** open what was sealed with them, and seal nothing */
     oldMasterKeys: oldKeyTexts.map(text => sealingKey(text)),
@@ -268,6 +359,7 @@ export function loadConfig(environment: Record<string, string | undefined>) {
         ? null
         : { clientId: value.SDP_CONSENT_CLIENT_ID, clientSecret: new Secret(consentSecret) },
     allowInsecureUpstream: value.SDP_ALLOW_INSECURE_UPSTREAM,
+    allowedUpstreamHosts: value.SDP_ALLOWED_UPSTREAM_HOSTS,
     runtime: value.SDP_RUNTIME,
     dockerSocket: value.SDP_DOCKER_SOCKET ?? given.DOCKER_HOST,
     installation: value.SDP_INSTALLATION,

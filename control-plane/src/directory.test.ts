@@ -46,6 +46,7 @@ async function watch({ relay, now = Date.now }: { relay?: Relay; now?: () => num
     db,
     log: silentLog,
     now,
+    config,
     onRevoked: revocation => revoked.push({ ...revocation, at: performance.now() }),
     onChanged: userId => changed.push(userId),
   })
@@ -74,6 +75,7 @@ test('a key is known from the start, and one that is issued later within a secon
       username: 'alice',
       suspended: false,
       expiresAt: null,
+      limits: config.userLimits,
     })
   const second = await users.issueKey('alice', {}, 'admin', Date.now())
   for (const directory of [one, two])

@@ -6,8 +6,22 @@ import {
   statementLifeSeconds,
 } from '@sdp-mcp/instance/contract'
 import { seal } from '@sdp-mcp/instance/seal'
-import { exportJWK, generateKeyPair, importJWK, type JWK, SignJWT } from 'jose'
+import {
+  createRemoteJWKSet,
+  customFetch,
+  errors,
+  exportJWK,
+  type FetchImplementation,
+  generateKeyPair,
+  importJWK,
+  type JWK,
+  type JWTPayload,
+  jwtVerify,
+  SignJWT,
+} from 'jose'
+import type { Config } from './config.ts'
 import type { Db } from './db.ts'
+import { AppError } from './errors.ts'
 import { type Keyring, openStored } from './keyring.ts'
 import type { Rewrapped } from './vault.ts'
 
@@ -175,3 +189,137 @@ export function createStatementSigner({
     return token
   }
 }
+
+export interface AdminTokens {
+  /**
+   * Checks a token of the company's identity provider.
+   * @throws AppError `admin-token-required` not a valid token for us; `admin-role-required` valid, without one of our
+   *   roles; `admin-issuer-unavailable` its keys cannot be had
+   */
+  verify(token: string): Promise<{ subject: string; role: 'admin' | 'viewer' }>
+}
+
+// Signatures by the provider alone. HS*, which anybody who knows a public key could make, and none are not among them.
+const providerAlgorithms = 'RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA Ed25519'.split(' ')
+const providerTimeoutMs = 5_000
+const discoveryFreshMs = 3_600_000
+const discoveryRetryMs = 5_000
+
+/**
+ * Tokens of an OpenID provider, whose keys are found by discovery. The keys are kept for ten minutes and read again when
+ * a token names one that is not among them, at most every `cooldownMs`.
+ * @see OpenID Connect Discovery 1.0 section 4, RFC 8725 (algorithms, audience, issuer)
+ */
+export function createAdminTokens({
+  oidc,
+  now,
+  fetch: providedFetch = fetch,
+  cooldownMs = 30_000,
+}: {
+  oidc: NonNullable<Config['oidc']>
+  now: () => number
+  fetch?: FetchImplementation
+  cooldownMs?: number
+}): AdminTokens {
+  type Keys = ReturnType<typeof createRemoteJWKSet>
+  let discovered: { keys: Promise<Keys>; until: number } | undefined
+
+  async function discover(): Promise<Keys> {
+    const response = await providedFetch(`${oidc.issuer.replace(/\/$/, '')}/.well-known/openid-configuration`, {
+      headers: new Headers({ accept: 'application/json' }),
+      method: 'GET',
+      redirect: 'manual',
+      signal: AbortSignal.timeout(providerTimeoutMs),
+    })
+    if (response.status !== 200) throw new Error(`discovery answered ${response.status}`)
+    const document = (await response.json()) as { issuer?: unknown; jwks_uri?: unknown }
+    // else another provider's keys would count as this one's
+    if (document.issuer !== oidc.issuer) throw new Error(`discovery names the issuer ${String(document.issuer)}`)
+    const keysAt = new URL(String(document.jwks_uri))
+    if (keysAt.protocol !== 'https:' && !oidc.issuer.startsWith('http:'))
+      throw new Error('the keys are not behind https')
+    return createRemoteJWKSet(keysAt, {
+      timeoutDuration: providerTimeoutMs,
+      cooldownDuration: cooldownMs,
+      cacheMaxAge: 600_000,
+      [customFetch]: providedFetch,
+    })
+  }
+
+  function keys(): Promise<Keys> {
+    if (discovered && discovered.until > now()) return discovered.keys
+    const mine = { keys: discover(), until: now() + discoveryFreshMs }
+    discovered = mine
+    mine.keys.catch(() => {
+      mine.until = now() + discoveryRetryMs
+    })
+    return mine.keys
+  }
+
+  function roleOf(payload: JWTPayload): 'admin' | 'viewer' | undefined {
+    const literal = payload[oidc.roleClaim]
+    const found =
+      literal !== undefined
+        ? literal
+        : oidc.roleClaim
+            .split('.')
+            .reduce<unknown>((value, step) => (value as Record<string, unknown> | null | undefined)?.[step], payload)
+    const roles = Array.isArray(found) ? found : typeof found === 'string' ? found.split(/[\s,]+/) : []
+    return roles.includes(oidc.adminRole) ? 'admin' : roles.includes(oidc.viewerRole) ? 'viewer' : undefined
+  }
+
+  return {
+    async verify(token) {
+      let payload: JWTPayload
+      try {
+        const options = {
+          issuer: oidc.issuer,
+          audience: oidc.audience,
+          algorithms: providerAlgorithms,
+          requiredClaims: ['exp', 'sub'],
+          clockTolerance: 30,
+          currentDate: new Date(now()),
+        }
+        payload = (await jwtVerify(token, await keys(), options)).payload
+      } catch (cause) {
+        if (!isTokenFault(cause))
+          throw new AppError(
+            'admin-issuer-unavailable',
+            `The keys of ${oidc.issuer} cannot be read. Try again shortly, or use the admin token; check SDP_ADMIN_OIDC_ISSUER if it stays.`,
+            { cause },
+          )
+        throw new AppError(
+          'admin-token-required',
+          cause instanceof errors.JWTExpired
+            ? 'The token has expired. Sign in at your identity provider again.'
+            : 'The token is not one of your identity provider for this service. It must be signed by SDP_ADMIN_OIDC_ISSUER and made for SDP_ADMIN_OIDC_AUDIENCE.',
+          { cause },
+        )
+      }
+      const role = roleOf(payload)
+      if (!role)
+        throw new AppError(
+          'admin-role-required',
+          `The token gives neither the role "${oidc.adminRole}" nor "${oidc.viewerRole}" in its claim "${oidc.roleClaim}". Ask for one at your identity provider.`,
+        )
+      return { subject: printable(payload.sub!), role }
+    },
+  }
+}
+
+/** What is wrong with a token, in contrast to what is wrong with its issuer. */
+function isTokenFault(error: unknown): boolean {
+  return [
+    errors.JWTExpired,
+    errors.JWTClaimValidationFailed,
+    errors.JWTInvalid,
+    errors.JWSInvalid,
+    errors.JWSSignatureVerificationFailed,
+    errors.JWKSNoMatchingKey,
+    errors.JWKSMultipleMatchingKeys,
+    errors.JOSEAlgNotAllowed,
+    errors.JOSENotSupported,
+  ].some(kind => error instanceof kind)
+}
+
+const printable = (text: string) => text.replace(/[^\x21-\x7e]/g, '?').slice(0, 200)

@@ -149,7 +149,8 @@ test('the proxy knows nothing of MCP', () => {
 /** Who writes which table; more than one where a second module must take part in the same transaction or write-behind. */
 const writers: Record<string, RegExp> = {
   users: /^(users|fleet\/fleet)\.ts$/, // a client that connects starts what an admin had stopped
-  api_keys: /^(users|directory)\.ts$/, // the directory notes last_used_at
+  api_keys: /^(api-keys|users|directory)\.ts$/, // removing a user ends its keys; the directory notes their use
+  client_fingerprints: /^client-fingerprints\.ts$/,
   instances: /^(fleet\/.*|users\.ts)$/, // starting by hand forgets earlier failures, with the commit of the wish
   data_keys: /^vault\.ts$/,
   signing_keys: /^identity\.ts$/,

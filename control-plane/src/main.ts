@@ -1,3 +1,4 @@
+import { promises as dns } from 'node:dns'
 import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -6,21 +7,26 @@ import type { Boot } from '@sdp-mcp/instance/contract'
 import { migrate } from '@sdp-mcp/migrations'
 import manifest from '../package.json' with { type: 'json' }
 import { buildAdminApp, buildPublicApp } from './app.ts'
+import { createAttempts } from './attempts.ts'
 import { keepRetention } from './audit.ts'
+import { createClientFingerprints } from './client-fingerprints.ts'
 import { type Config, ConfigError, loadConfig, loadSetup } from './config.ts'
 import { createConnections } from './connections.ts'
 import { createConsent } from './consent.ts'
 import { prepareControlPlaneRole } from './database-setup.ts'
 import { createDb } from './db.ts'
 import { openDirectory } from './directory.ts'
+import { createDoors } from './door.ts'
+import { createDynamicCredentials } from './dynamic-credentials.ts'
 import { AppError } from './errors.ts'
 import { createDockerRuntime } from './fleet/docker-runtime.ts'
 import { createFleet } from './fleet/fleet.ts'
 import { createProcessRuntime } from './fleet/process-runtime.ts'
-import { createStatementSigner } from './identity.ts'
+import { createAdminTokens, createStatementSigner } from './identity.ts'
 import { createKeyring } from './keyring.ts'
 import { createLog } from './log.ts'
 import { createMasterKey } from './master-key.ts'
+import { createLimiter } from './proxy/limits.ts'
 import { createProxy } from './proxy/proxy.ts'
 import { createRoutes } from './proxy/routes.ts'
 import { createUsers } from './users.ts'
@@ -63,10 +69,12 @@ const keyring = createKeyring(() => {
   return { current, old }
 })
 const vault = createVault({ db, keyring })
-const users = createUsers({ db, vault, config })
+const fingerprints = createClientFingerprints({ db, vault, masterKey: config.masterKey, config })
+const users = createUsers({ db, vault, config, resolve, fingerprints })
 const signer = createStatementSigner({ db, keyring, now })
 const masterKey = createMasterKey({ db, keyring, vault, signer, log })
 await masterKey.check().catch(fail)
+if (config.dynamicCredentials.mode !== 'off') await fingerprints.catchUp().catch(fail)
 const statementKeys = await signer.publicKeys().catch(fail)
 const routes = createRoutes()
 
@@ -95,19 +103,60 @@ const directory = await openDirectory({
   db,
   log,
   now,
-  onRevoked: revocation => proxy.cut(revocation),
+  config,
+  ...(config.dynamicCredentials.mode === 'off' ? {} : { fingerprintKeyId: fingerprints.keyId }),
+  onRevoked: revocation => {
+    proxy.cut(revocation)
+    if (revocation.reason === 'key-revoked') retireExpiredKeys()
+  },
   onChanged: userId =>
     void (userId === null ? fleet.reconcileAll() : fleet.reconcile(userId)).catch(error =>
       log.warn({ error }, 'fleet.reconcile.failed'),
     ),
 }).catch(fail)
-const proxy = createProxy({ directory, routes, fleet, signer, now, log })
+const attempts = createAttempts({ now })
+const doors = createDoors(config, log)
+const clients =
+  config.dynamicCredentials.mode === 'off'
+    ? undefined
+    : createDynamicCredentials({
+        directory,
+        fingerprints,
+        users,
+        checkCapacity: () => fleet.checkCapacity(),
+        attempts,
+        config,
+        now,
+        log,
+      })
+const proxy = createProxy({
+  directory,
+  routes,
+  fleet,
+  signer,
+  limiter: createLimiter(),
+  ...(clients ? { clients } : {}),
+  addressOf: doors.public.addressOf,
+  now,
+  log,
+})
+// what ended while no control plane ran
+retireExpiredKeys()
 
 const errorPages = {
   read: (code: string) =>
     readFile(join(beside('errors', '../../docs/errors'), `${code}.md`), 'utf8').catch(() => undefined),
 }
-const publicApp = buildPublicApp({ db, runtime, proxy, consent, publicUrl: config.publicUrl, log, errorPages })
+const publicApp = buildPublicApp({
+  db,
+  runtime,
+  proxy,
+  consent,
+  publicUrl: config.publicUrl,
+  door: doors.public,
+  log,
+  errorPages,
+})
 const adminApp = await buildAdminApp({
   users,
   connections,
@@ -126,6 +175,10 @@ const adminApp = await buildAdminApp({
   version,
   publicUrl: config.publicUrl,
   adminToken: config.admin.token,
+  ...(config.oidc ? { adminTokens: createAdminTokens({ oidc: config.oidc, now }) } : {}),
+  attempts,
+  addressOf: doors.admin.addressOf,
+  door: doors.admin,
 })
 
 const retention = keepRetention({ db, days: config.auditRetentionDays, log })
@@ -212,11 +265,24 @@ async function bootFor(userId: string, { generation, port }: { generation: numbe
     dataKey: dataKey.bytes.toString('base64'),
     sdp: { ...settings.sdp, portal: settings.sdp.portal },
     allowInsecureUpstream: config.allowInsecureUpstream,
+    allowedUpstreamHosts: [...config.allowedUpstreamHosts],
+    maxSessions: settings.limits.sessions,
     toolsets: settings.toolsets,
     readOnly: settings.readOnly,
     consentLinks: config.consent !== null,
     logLevel: config.logLevel,
   }
+}
+
+/** Addresses of an upstream an admin names. What cannot be told in time is looked at when the instance connects. */
+async function resolve(host: string): Promise<string[]> {
+  const asked = dns.lookup(host, { all: true }).catch(() => [])
+  const found = await Promise.race([asked, delay(3_000, [], { ref: false })])
+  return found.map(({ address }) => address)
+}
+
+function retireExpiredKeys(): void {
+  users.retireExpiredKeys().catch(error => log.warn({ error }, 'api-keys.retire.failed'))
 }
 
 function read<T>(load: () => T): T {

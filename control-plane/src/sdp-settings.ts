@@ -1,4 +1,12 @@
-import { type DataCenter, dataCenterHosts, type SdpSettings } from '@sdp-mcp/instance/contract'
+import {
+  addressKind,
+  type DataCenter,
+  dataCenterHosts,
+  matchesHost,
+  mayCall,
+  plainAddress,
+  type SdpSettings,
+} from '@sdp-mcp/instance/contract'
 import type { Config } from './config.ts'
 import { AppError, type InvalidPart } from './errors.ts'
 
@@ -10,7 +18,10 @@ export type StoredSdpSettings = {
   accountsUrl: string | null
 }
 
-type SdpConfig = Pick<Config, 'sdpDefaults' | 'allowInsecureUpstream'>
+export type SdpConfig = Pick<Config, 'sdpDefaults' | 'allowInsecureUpstream' | 'allowedUpstreamHosts'>
+
+/** Addresses of a name; empty when they cannot be told at the moment. */
+export type Resolve = (host: string) => Promise<string[]>
 
 /**
  * The settings an instance works with. The user's own come first, then the control plane's; hosts that nobody gave
@@ -34,13 +45,18 @@ export function effectiveSdpSettings(
 
 /**
  * The origin of a URL that an admin typed; a path such as `/app/itdesk` is dropped (fact sheet 1.2).
- * @throws AppError `sdp-settings-refused` unless it is https without credentials
+ *
+ * The instance looks at the address again with every connection it makes, so that a name that cannot be resolved here
+ * and now, or leads elsewhere later, opens nothing.
+ * @throws AppError `sdp-settings-refused` unless it is https without credentials and leads to public addresses, or to
+ *   private ones of a host in SDP_ALLOWED_UPSTREAM_HOSTS
  */
-export function upstreamOrigin(
+export async function upstreamOrigin(
   field: 'baseUrl' | 'accountsUrl',
   text: string,
-  { allowInsecureUpstream }: SdpConfig,
-): string {
+  { allowInsecureUpstream, allowedUpstreamHosts }: SdpConfig,
+  resolve: Resolve = async () => [],
+): Promise<string> {
   const url = new URL(text)
   const refuse = (detail: string) => {
     const invalid: InvalidPart[] = [{ pointer: `#/sdp/${field}`, detail }]
@@ -49,5 +65,25 @@ export function upstreamOrigin(
   if (url.username || url.password) throw refuse('must not contain a user name or password. Give only the address.')
   if (url.protocol !== 'https:' && !(url.protocol === 'http:' && allowInsecureUpstream))
     throw refuse('must be an https address, for example https://helpdesk.example.com.')
+  if (allowInsecureUpstream) return url.origin
+  const literal = plainAddress(url.hostname)
+  if (literal === undefined && isLocalName(url.hostname) && !matchesHost(url.hostname, allowedUpstreamHosts))
+    throw refuse(notPublic(url.hostname))
+  const addresses = literal === undefined ? await resolve(url.hostname) : [literal]
+  if (!addresses.every(address => mayCall(url.hostname, address, allowedUpstreamHosts)))
+    throw refuse(
+      addresses.some(address => addressKind(address) === 'never')
+        ? 'leads to an address that is never a server, such as link-local or metadata. Give the public address of ServiceDesk Plus.'
+        : notPublic(url.hostname),
+    )
   return url.origin
+}
+
+/** Names that mean this machine or its neighbours, whatever a resolver says of them (RFC 6761, RFC 6762). */
+function isLocalName(host: string): boolean {
+  return /(^|\.)localhost\.?$|\.(local|internal)\.?$|^[^.]+\.?$/i.test(host)
+}
+
+function notPublic(host: string): string {
+  return `leads to a private address. Give the public address of ServiceDesk Plus; if it is your own installation, the operator adds ${host} to SDP_ALLOWED_UPSTREAM_HOSTS.`
 }

@@ -44,6 +44,26 @@ export const authorizationMaterial = z
     'give either grantCode or refreshToken',
   )
 
+const limit = (least: number, most: number) =>
+  z
+    .int('must be a whole number')
+    .min(least, `must be at least ${least}`)
+    .max(most, `must be at most ${most}`)
+    .nullable()
+    .optional()
+
+/** What one user may use at once; null means: the control plane's default of the moment. 0 requests: no limit. */
+const limits = z.strictObject({
+  requestsPerSecond: limit(0, 100_000),
+  /** requests that may come at once after a quiet time */
+  burst: limit(1, 100_000),
+  /** calls and event streams open at once */
+  concurrentRequests: limit(0, 100_000),
+  /** MCP sessions at once; a change replaces the container */
+  sessions: limit(1, 1_000),
+})
+export type StoredLimits = { [name in keyof UserLimits]?: number | null | undefined }
+
 const profile = {
   displayName: text(200).optional(),
   email: z.email('must be an e-mail address').max(254).nullable().optional(),
@@ -98,7 +118,12 @@ export const newUser = z
 export type NewUser = z.infer<typeof newUser>
 
 export const userChange = z
-  .strictObject({ ...profile, sdp: sdpSettings.optional(), suspended: z.boolean().optional() })
+  .strictObject({
+    ...profile,
+    sdp: sdpSettings.optional(),
+    suspended: z.boolean().optional(),
+    limits: limits.optional(),
+  })
   .refine(value => Object.keys(value).length > 0, 'give at least one field to change')
   .refine(roleOrToolsets.check, roleOrToolsets.params)
   .refine(viewersOnlyRead.check, viewersOnlyRead.params)
@@ -110,6 +135,30 @@ export const newApiKey = z.strictObject({
   expiresAt: z.iso.datetime({ offset: true, error: 'must be a date and time such as 2027-01-31T00:00:00Z' }).optional(),
 })
 
+export const keyRotation = z
+  .strictObject({
+    overlapSeconds: z
+      .int('must be a whole number of seconds')
+      .min(0, 'must be 0 or more')
+      .max(90 * 86_400, 'must be at most 7776000 (90 days)')
+      .optional(),
+    validUntil: newApiKey.shape.expiresAt,
+    name: text(100).optional(),
+  })
+  .refine(
+    value => value.overlapSeconds === undefined || value.validUntil === undefined,
+    'give overlapSeconds or validUntil, not both',
+  )
+export type KeyRotation = z.infer<typeof keyRotation>
+
+export const userLimits = z.object({
+  requestsPerSecond: z.int(),
+  burst: z.int(),
+  concurrentRequests: z.int(),
+  sessions: z.int(),
+})
+export type UserLimits = z.infer<typeof userLimits>
+
 export const userView = z.object({
   username: z.string(),
   displayName: z.string(),
@@ -118,6 +167,7 @@ export const userView = z.object({
   createdAt: z.string(),
   toolsets: z.array(z.enum(toolsets)),
   readOnly: z.boolean(),
+  limits: userLimits,
   sdp: z.object({
     dataCenter: z.enum(dataCenters),
     portal: z.string().nullable(),
@@ -147,6 +197,11 @@ export const apiKeyView = z.object({
   createdAt: z.string(),
   expiresAt: z.string().nullable(),
   lastUsedAt: z.string().nullable(),
+  /** what the last client said of itself (User-Agent) */
+  lastClient: z.string().nullable(),
+  lastAddress: z.string().nullable(),
+  /** id of the key that takes this one's place; this one ends at `expiresAt` */
+  replacedBy: z.string().nullable(),
 })
 export type ApiKeyView = z.infer<typeof apiKeyView>
 export type IssuedApiKey = { id: string; prefix: string; key: string }

@@ -80,6 +80,7 @@ describe('adding a user', () => {
       createdAt: expect.stringMatching(/^\d{4}-.*Z$/),
       toolsets: ['core'],
       readOnly: false,
+      limits: { requestsPerSecond: 100, burst: 200, concurrentRequests: 200, sessions: 100 },
       sdp: {
         dataCenter: 'US',
         portal: 'itdesk',
@@ -567,6 +568,9 @@ describe('API keys', () => {
       createdAt: expect.any(String),
       expiresAt: '2027-06-01T00:00:00.000Z',
       lastUsedAt: null,
+      lastClient: null,
+      lastAddress: null,
+      replacedBy: null,
     })
     expect(JSON.stringify([keys, await everything()])).not.toContain(issued.key.slice(11))
     expect(await audited('alice')).toContain('api-key.issued')

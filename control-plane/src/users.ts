@@ -1,13 +1,13 @@
 import { type ConnectionState, type DataCenter, sealContext, type Toolset } from '@sdp-mcp/instance/contract'
 import { seal } from '@sdp-mcp/instance/seal'
-import type { z } from 'zod'
+import { addKey, createApiKeys } from './api-keys.ts'
 import { appendAudit } from './audit.ts'
+import type { ClientFingerprints } from './client-fingerprints.ts'
 import type { Config } from './config.ts'
 import { type Db, notifySql, type Queryable, sqlState } from './db.ts'
 import { AppError } from './errors.ts'
-import { makeApiKey } from './identity.ts'
-import { effectiveSdpSettings, upstreamOrigin } from './sdp-settings.ts'
-import type { ApiKeyView, IssuedApiKey, NewUser, newApiKey, UserChange, UserView } from './user-schemas.ts'
+import { effectiveSdpSettings, type Resolve, upstreamOrigin } from './sdp-settings.ts'
+import type { IssuedApiKey, NewUser, StoredLimits, UserChange, UserLimits, UserView } from './user-schemas.ts'
 import type { Vault } from './vault.ts'
 
 /** Owns users and api_keys: the desired state. The fleet makes the runtime match it. */
@@ -25,6 +25,7 @@ type UserRow = {
   suspended: boolean
   toolsets: Toolset[]
   read_only: boolean
+  limits: StoredLimits
   sdp_data_center: DataCenter | null
   sdp_portal: string | null
   sdp_base_url: string | null
@@ -48,7 +49,7 @@ type UserViewRow = UserRow & {
 }
 
 const viewSql = `
-  select u.id, u.username, u.display_name, u.email, u.suspended, u.toolsets, u.read_only, u.sdp_data_center, u.sdp_portal,
+  select u.id, u.username, u.display_name, u.email, u.suspended, u.toolsets, u.read_only, u.limits, u.sdp_data_center, u.sdp_portal,
          u.sdp_base_url, u.sdp_accounts_url, u.wanted, u.generation::integer, u.created_at,
          t.client_id, t.state as connection, t.reason as connection_reason, t.last_refreshed_at,
          i.state as instance_state, i.port, i.container_id, i.image, i.reason_code, i.reason as instance_reason
@@ -66,10 +67,15 @@ export function createUsers({
   db,
   vault,
   config,
+  resolve,
+  fingerprints,
 }: {
   db: Db
   vault: Vault
-  config: Pick<Config, 'sdpDefaults' | 'allowInsecureUpstream'>
+  config: Pick<Config, 'sdpDefaults' | 'allowInsecureUpstream' | 'allowedUpstreamHosts' | 'userLimits'>
+  /** asks the DNS about upstreams an admin names; without it only names and addresses themselves are looked at */
+  resolve?: Resolve
+  fingerprints?: Pick<ClientFingerprints, 'put'>
 }) {
   const stored = (row: UserRow) => ({
     dataCenter: row.sdp_data_center,
@@ -87,6 +93,7 @@ export function createUsers({
       createdAt: row.created_at.toISOString(),
       toolsets: row.toolsets,
       readOnly: row.read_only,
+      limits: effectiveLimits(row.limits, config.userLimits),
       sdp: {
         ...effectiveSdpSettings(stored(row), config),
         clientId: row.client_id,
@@ -109,7 +116,7 @@ export function createUsers({
   /** The user's row, locked for the transaction; users on their way out are gone for everybody but the fleet. */
   async function lockUser(tx: Queryable, name: string): Promise<UserRow> {
     const [row] = await tx.query<UserRow>(
-      `select id, username, display_name, email, suspended, toolsets, read_only, sdp_data_center, sdp_portal, sdp_base_url,
+      `select id, username, display_name, email, suspended, toolsets, read_only, limits, sdp_data_center, sdp_portal, sdp_base_url,
               sdp_accounts_url, wanted, generation::integer, created_at
          from users where username = $1 and wanted <> 'removed' for update`,
       [name],
@@ -118,20 +125,15 @@ export function createUsers({
     return row
   }
 
-  const tell = (tx: Queryable, userId: string) => tx.query(notifySql, [userChannel, userId])
-
-  async function addKey(
-    tx: Queryable,
-    userId: string,
-    options: { name?: string; expiresAt?: string } = {},
-  ): Promise<IssuedApiKey> {
-    const { key, prefix, hash } = makeApiKey()
-    const [row] = await tx.query<{ id: string }>(
-      'insert into api_keys (user_id, name, prefix, hash, expires_at) values ($1, $2, $3, $4, $5) returning id',
-      [userId, options.name ?? null, prefix, hash, options.expiresAt ?? null],
-    )
-    return { id: row!.id, prefix, key }
+  async function idOf(name: string): Promise<string> {
+    const [row] = await db.query<{ id: string }>("select id from users where username = $1 and wanted <> 'removed'", [
+      name,
+    ])
+    if (!row) throw noSuchUser()
+    return row.id
   }
+
+  const tell = (tx: Queryable, userId: string) => tx.query(notifySql, [userChannel, userId])
 
   /**
    * Writes the OAuth client of a user. A new client id makes the tokens of the old one worthless, so they go (fact sheet
@@ -163,6 +165,7 @@ export function createUsers({
         client.id,
         secretSealed,
       ])
+      await fingerprints?.put(tx, userId, { clientId: client.id, secret: client.secret, sealed: secretSealed })
       return false
     }
     if (client.id !== undefined && client.id !== existing.client_id) {
@@ -174,9 +177,15 @@ export function createUsers({
         [userId, client.id, secretSealed],
       )
       await tx.query('delete from oauth_access_tokens where user_id = $1', [userId])
+      await fingerprints?.put(tx, userId, { clientId: client.id, secret: client.secret, sealed: secretSealed })
       return true
     }
     if (secretSealed) {
+      await fingerprints?.put(tx, userId, {
+        clientId: existing.client_id,
+        secret: client.secret,
+        sealed: secretSealed,
+      })
       await tx.query('update oauth_tokens set client_secret_sealed = $2, updated_at = now() where user_id = $1', [
         userId,
         secretSealed,
@@ -198,8 +207,8 @@ export function createUsers({
     await tell(tx, id)
   }
 
-  const origin = (field: 'baseUrl' | 'accountsUrl', value: string | null | undefined) =>
-    typeof value === 'string' ? upstreamOrigin(field, value, config) : value
+  const origin = async (field: 'baseUrl' | 'accountsUrl', value: string | null | undefined) =>
+    typeof value === 'string' ? upstreamOrigin(field, value, config, resolve) : value
 
   return {
     /**
@@ -228,8 +237,8 @@ export function createUsers({
             ],
           },
         )
-      const baseUrl = origin('baseUrl', sdp.baseUrl)
-      const accountsUrl = origin('accountsUrl', sdp.accountsUrl)
+      const baseUrl = await origin('baseUrl', sdp.baseUrl)
+      const accountsUrl = await origin('accountsUrl', sdp.accountsUrl)
       try {
         return await db.withTx(async tx => {
           const [row] = await tx.query<{ id: string }>(
@@ -310,18 +319,17 @@ export function createUsers({
       return { users: page.map(toView), nextCursor: rows.length > limit ? page.at(-1)!.username : null }
     },
 
-    async idOf(name: string): Promise<string> {
-      const [row] = await db.query<{ id: string }>("select id from users where username = $1 and wanted <> 'removed'", [
-        name,
-      ])
-      if (!row) throw noSuchUser()
-      return row.id
+    idOf,
+    /** Whether anybody has this OAuth client, with whatever secret. */
+    async hasClient(clientId: string): Promise<boolean> {
+      return (await db.query('select 1 from oauth_tokens where client_id = $1 limit 1', [clientId])).length > 0
     },
+    ...createApiKeys({ db, lockUser, tell, idOf }),
 
     /** What the instance of a user needs to know of it, whatever its state. */
     async settings(userId: string) {
       const [row] = await db.query<UserRow>(
-        `select id, username, display_name, email, suspended, toolsets, read_only, sdp_data_center, sdp_portal, sdp_base_url, sdp_accounts_url,
+        `select id, username, display_name, email, suspended, toolsets, read_only, limits, sdp_data_center, sdp_portal, sdp_base_url, sdp_accounts_url,
                 wanted, generation::integer, created_at from users where id = $1`,
         [userId],
       )
@@ -334,14 +342,15 @@ export function createUsers({
         toolsets: row.toolsets,
         readOnly: row.read_only,
         generation: row.generation,
+        limits: effectiveLimits(row.limits, config.userLimits),
         sdp: effectiveSdpSettings(stored(row), config),
       }
     },
 
     /** Changes fields; what the instance must know makes a new generation, so the fleet replaces the container. */
     async change(name: string, change: UserChange, actor: string): Promise<string> {
-      const baseUrl = origin('baseUrl', change.sdp?.baseUrl)
-      const accountsUrl = origin('accountsUrl', change.sdp?.accountsUrl)
+      const baseUrl = await origin('baseUrl', change.sdp?.baseUrl)
+      const accountsUrl = await origin('accountsUrl', change.sdp?.accountsUrl)
       return db.withTx(async tx => {
         const row = await lockUser(tx, name)
         const next = {
@@ -355,6 +364,7 @@ export function createUsers({
           sdp_base_url: baseUrl === undefined ? row.sdp_base_url : baseUrl,
           sdp_accounts_url: accountsUrl === undefined ? row.sdp_accounts_url : accountsUrl,
         }
+        const limits = { ...row.limits, ...change.limits }
         if (!(next.sdp_portal ?? config.sdpDefaults.portal))
           throw new AppError(
             'sdp-settings-missing',
@@ -368,11 +378,15 @@ export function createUsers({
         const changesInstance = Object.entries(forInstance).some(
           ([column, value]) => JSON.stringify(value) !== JSON.stringify(row[column as keyof UserRow]),
         )
+        // the instance is told of its sessions only; the others are the proxy's to keep
+        const changesSessions =
+          effectiveLimits(limits, config.userLimits).sessions !==
+          effectiveLimits(row.limits, config.userLimits).sessions
         await tx.query(
           `update users set display_name = $2, email = $3, suspended = $4, toolsets = $5, read_only = $6, sdp_data_center = $7, sdp_portal = $8,
-                  sdp_base_url = $9, sdp_accounts_url = $10, generation = generation + $11, updated_at = now() where id = $1`,
+                  sdp_base_url = $9, sdp_accounts_url = $10, generation = generation + $11, limits = $12, updated_at = now() where id = $1`,
           // an instance holds the access token it uses, and that of another client must not outlive the change
-          [row.id, ...Object.values(next), changesInstance || anotherClient ? 1 : 0],
+          [row.id, ...Object.values(next), changesInstance || changesSessions || anotherClient ? 1 : 0, limits],
         )
         const { sdp, ...plain } = change
         const { clientSecret, ...sdpPlain } = sdp ?? {}
@@ -450,80 +464,6 @@ export function createUsers({
       })
     },
 
-    async issueKey(
-      name: string,
-      options: z.infer<typeof newApiKey>,
-      actor: string,
-      now: number,
-    ): Promise<IssuedApiKey> {
-      if (options.expiresAt !== undefined && Date.parse(options.expiresAt) <= now)
-        throw new AppError('request-invalid', 'expiresAt lies in the past. Give a later time or leave it out.', {
-          invalid: [{ pointer: '#/expiresAt', detail: 'lies in the past' }],
-        })
-      return db.withTx(async tx => {
-        const row = await lockUser(tx, name)
-        const key = await addKey(tx, row.id, options as { name?: string; expiresAt?: string })
-        await appendAudit(tx, {
-          actor,
-          action: 'api-key.issued',
-          username: name,
-          userId: row.id,
-          detail: { keyId: key.id, keyPrefix: key.prefix, name: options.name },
-        })
-        await tell(tx, row.id)
-        return key
-      })
-    },
-
-    async listKeys(name: string): Promise<ApiKeyView[]> {
-      const rows = await db.query<{
-        id: string
-        name: string | null
-        prefix: string
-        created_at: Date
-        expires_at: Date | null
-        last_used_at: Date | null
-      }>(
-        `select k.id, k.name, k.prefix, k.created_at, k.expires_at, k.last_used_at
-           from users u join api_keys k on k.user_id = u.id
-          where u.username = $1 and u.wanted <> 'removed' and k.revoked_at is null order by k.created_at, k.id`,
-        [name],
-      )
-      if (rows.length === 0) await this.idOf(name)
-      return rows.map(row => ({
-        id: row.id,
-        name: row.name,
-        prefix: row.prefix,
-        createdAt: row.created_at.toISOString(),
-        expiresAt: row.expires_at?.toISOString() ?? null,
-        lastUsedAt: row.last_used_at?.toISOString() ?? null,
-      }))
-    },
-
-    async revokeKey(name: string, keyId: string, actor: string): Promise<string> {
-      return db.withTx(async tx => {
-        const row = await lockUser(tx, name)
-        const [key] = await tx.query<{ prefix: string }>(
-          'update api_keys set revoked_at = now() where id = $1 and user_id = $2 and revoked_at is null returning prefix',
-          [keyId, row.id],
-        )
-        if (!key)
-          throw new AppError(
-            'api-key-not-found',
-            `"${name}" has no such key, or it is revoked already. List them with GET /v1/users/${name}/api-keys.`,
-          )
-        await appendAudit(tx, {
-          actor,
-          action: 'api-key.revoked',
-          username: name,
-          userId: row.id,
-          detail: { keyId, keyPrefix: key.prefix },
-        })
-        await tell(tx, row.id)
-        return row.id
-      })
-    },
-
     async counts(): Promise<{ users: number; suspended: number; instances: Record<string, number> }> {
       const [[users], states] = await Promise.all([
         db.query<{ users: number; suspended: number }>(
@@ -533,5 +473,15 @@ export function createUsers({
       ])
       return { ...users!, instances: Object.fromEntries(states.map(row => [row.state, row.count])) }
     },
+  }
+}
+
+/** A user's own limits where there are any, the control plane's defaults elsewhere. */
+export function effectiveLimits(stored: StoredLimits, defaults: UserLimits): UserLimits {
+  return {
+    requestsPerSecond: stored.requestsPerSecond ?? defaults.requestsPerSecond,
+    burst: stored.burst ?? defaults.burst,
+    concurrentRequests: stored.concurrentRequests ?? defaults.concurrentRequests,
+    sessions: stored.sessions ?? defaults.sessions,
   }
 }

@@ -82,6 +82,8 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     SDP_RUNTIME: options.runtime ?? 'docker',
     SDP_DOCKER_SOCKET: engine.host,
     SDP_INSTALLATION: installation,
+    // empty: the default
+    SDP_INSTANCE_IMAGE: process.env.SDP_INSTANCE_IMAGE ?? '',
     SDP_INSTANCE_PORT_RANGE: `${firstPort}-${firstPort + 99}`,
     SDP_BASE_URL: simulator.url,
     SDP_ACCOUNTS_URL: simulator.url,

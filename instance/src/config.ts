@@ -34,6 +34,8 @@ export type StandAlone = {
     | { kind: 'postgres'; database: Boot['database']; masterKey: SealingKey }
     | { kind: 'file'; folder: string; key: SealingKey | undefined }
   logLevel: string
+  /** names of upstreams that may lead to private addresses; `any`: nothing is checked */
+  upstreams: string[] | 'any'
 }
 
 /** Everything that is wrong with the configuration, a sentence each with what to do. */
@@ -238,6 +240,12 @@ export async function readStandAlone(
     transport,
     listen: { host, port: port('SDP_HTTP_PORT', 3456), loopback, apiKey },
     store,
+    upstreams: insecure
+      ? 'any'
+      : (values.SDP_ALLOWED_UPSTREAM_HOSTS ?? '')
+          .split(',')
+          .map(name => name.trim().toLowerCase())
+          .filter(Boolean),
     logLevel: values.SDP_LOG_LEVEL ?? (transport === 'stdio' ? 'warn' : 'info'),
   }
   if (!['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'].includes(config.logLevel))

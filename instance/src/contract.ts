@@ -1,5 +1,7 @@
 import { z } from 'zod'
 
+export { addressKind, ipv6Groups, matchesHost, mayCall, plainAddress } from './addresses.ts'
+
 /**
  * What control plane and instance agree on. The control plane writes one line of JSON, a {@link Boot}, to the
  * standard input of the instance it starts: so nothing secret stands in the container's definition, its
@@ -127,6 +129,10 @@ export const boot = z.object({
   sdp: sdpSettings,
   /** http upstreams are allowed: evaluation and tests only */
   allowInsecureUpstream: z.boolean().default(false),
+  /** upstream names that may lead to private addresses, see `mayCall`; all others must be public */
+  allowedUpstreamHosts: z.array(z.string()).default([]),
+  /** most MCP sessions at once */
+  maxSessions: z.number().int().positive().default(100),
   toolsets: z.array(z.enum(toolsets)),
   readOnly: z.boolean(),
   /** whether admins can make connect links; told to people who must authorize */

@@ -90,6 +90,8 @@ async function bootFor(more: Partial<Boot> = {}, connection = {}): Promise<Boot>
     readOnly: false,
     consentLinks: false,
     allowInsecureUpstream: true,
+    allowedUpstreamHosts: [],
+    maxSessions: 100,
     logLevel: 'info',
     ...more,
   }

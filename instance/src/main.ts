@@ -28,6 +28,7 @@ import { type Gate, type HttpServer, serveHttp } from './transports/http.ts'
 import { localGate } from './transports/local-gate.ts'
 import { statementGate } from './transports/statement.ts'
 import { serveStdio } from './transports/stdio.ts'
+import { checkLiteralHost, guardedConnector } from './upstream-guard.ts'
 import { createUsage } from './usage.ts'
 
 /**
@@ -56,6 +57,8 @@ type Setup = {
   store: TokenStore
   log: Logger
   howToAuthorize: string
+  /** names that may lead to private addresses; `any`: nothing is checked (evaluation and tests) */
+  upstreams: readonly string[] | 'any'
 }
 
 async function main(): Promise<void> {
@@ -79,7 +82,7 @@ async function runManaged(): Promise<void> {
     if (error instanceof ConfigError) return quit(exitCodes.bootInvalid, error.problems)
     throw error
   }
-  const { user, sdp, toolsets, readOnly, consentLinks, key, generation } = boot
+  const { user, sdp, toolsets, readOnly, consentLinks, key, generation, maxSessions } = boot
   const log = createLog({ level: boot.logLevel, username: user.username })
   const { context, keeper, audit } = assemble({
     user,
@@ -96,10 +99,11 @@ async function runManaged(): Promise<void> {
         ? `Ask your administrator for a connect link (POST /v1/users/${user.username}/connect-link) and open it in a browser. Or make`
         : 'Make'
     } a grant code at ${dataCenterHosts[sdp.dataCenter].console} (Self Client, Generate Code) and give it at once to your administrator, who sends it to POST /v1/users/${user.username}/authorization.`,
+    upstreams: boot.allowInsecureUpstream ? 'any' : boot.allowedUpstreamHosts,
   })
   const audience = statementAudience(user.id, generation)
   const gate = statementGate({ keys: boot.statementKeys, audience, username: user.username })
-  await listen(context, { keeper, audit }, { ...boot.listen, gate, audience })
+  await listen(context, { keeper, audit }, { ...boot.listen, gate, audience, maxSessions })
 }
 
 async function runAlone(args: string[]): Promise<void> {
@@ -120,6 +124,7 @@ async function runAlone(args: string[]): Promise<void> {
     store,
     log,
     howToAuthorize: `Make a grant code at ${dataCenterHosts[sdp.dataCenter].console} (Self Client, Generate Code), set SDP_GRANT_CODE to it and start again before its time is over.`,
+    upstreams: config.upstreams,
   })
   if (config.transport === 'http') {
     const gate = localGate(address)
@@ -173,11 +178,22 @@ async function openStore(config: StandAlone, log: Logger): Promise<{ store: Toke
 
 type Assembled = { context: InstanceContext; keeper: Keeper; audit: ToolAudit | undefined }
 
-function assemble({ user, settings, store, log, howToAuthorize }: Setup): Assembled {
-  const pool = { connections: 16, keepAliveTimeout: 30_000, connectTimeout: 10_000 }
+function assemble({ user, settings, store, log, howToAuthorize, upstreams }: Setup): Assembled {
+  const connectTimeoutMs = 10_000
+  const pool = {
+    connections: 16,
+    keepAliveTimeout: 30_000,
+    ...(upstreams === 'any'
+      ? { connectTimeout: connectTimeoutMs }
+      : { connect: guardedConnector({ allowedHosts: upstreams, connectTimeoutMs }) }),
+  }
   const behindProxy = ['https_proxy', 'HTTPS_PROXY', 'http_proxy', 'HTTP_PROXY'].some(name => process.env[name])
   const dispatcher = behindProxy ? new EnvHttpProxyAgent(pool) : new Agent(pool)
-  const boundFetch: typeof fetch = (input, init) => fetch(input, { dispatcher, ...init })
+  const boundFetch: typeof fetch = async (input, init) => {
+    if (behindProxy && upstreams !== 'any')
+      checkLiteralHost(new URL(typeof input === 'object' && 'url' in input ? input.url : input), upstreams)
+    return fetch(input, { dispatcher, ...init })
+  }
   const { sdp } = settings
   const accounts = createZohoAccounts({
     accountsUrl: sdp.accountsUrl,
@@ -193,7 +209,13 @@ function assemble({ user, settings, store, log, howToAuthorize }: Setup): Assemb
 async function listen(
   context: InstanceContext,
   { keeper, audit }: Pick<Assembled, 'keeper' | 'audit'>,
-  { host, port, gate, audience }: { host: string; port: number; gate: Gate; audience: string },
+  {
+    host,
+    port,
+    gate,
+    audience,
+    maxSessions,
+  }: { host: string; port: number; gate: Gate; audience: string; maxSessions?: number },
 ): Promise<HttpServer> {
   const { log } = context
   const usage = createUsage()
@@ -203,6 +225,7 @@ async function listen(
       host,
       port,
       gate,
+      ...(maxSessions === undefined ? {} : { maxSessions }),
       identity: { audience, version },
       buildServer: wish =>
         buildServer(context, {

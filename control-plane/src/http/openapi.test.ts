@@ -37,6 +37,7 @@ const calls: [method: string, path: string, success: string, body: boolean][] = 
   ['post', '/v1/users/{username}/api-keys', '201', true],
   ['get', '/v1/users/{username}/api-keys', '200', false],
   ['delete', '/v1/users/{username}/api-keys/{id}', '204', false],
+  ['post', '/v1/users/{username}/api-keys/{id}/rotate', '201', true],
   ['post', '/v1/users/{username}/authorization', '200', true],
   ['delete', '/v1/users/{username}/authorization', '204', false],
   ['post', '/v1/users/{username}/connect-link', '201', false],

@@ -23,6 +23,7 @@ const guarded: [method: string, url: string][] = [
   ['POST', '/v1/users/alice/api-keys'],
   ['GET', '/v1/users/alice/api-keys'],
   ['DELETE', '/v1/users/alice/api-keys/00000000-0000-4000-8000-000000000000'],
+  ['POST', '/v1/users/alice/api-keys/00000000-0000-4000-8000-000000000000/rotate'],
   ['POST', '/v1/users/alice/authorization'],
   ['DELETE', '/v1/users/alice/authorization'],
   ['POST', '/v1/users/alice/connect-link'],

@@ -96,6 +96,7 @@ describe('POST /v1/users', () => {
         createdAt: expect.any(String),
         toolsets: ['core'],
         readOnly: true,
+        limits: { requestsPerSecond: 100, burst: 200, concurrentRequests: 200, sessions: 100 },
         sdp: {
           dataCenter: 'US',
           portal: 'itdesk',
@@ -700,6 +701,9 @@ describe('API keys', () => {
       createdAt: expect.any(String),
       expiresAt: '2099-01-01T00:00:00.000Z',
       lastUsedAt: null,
+      lastClient: null,
+      lastAddress: null,
+      replacedBy: null,
     })
     expect(list.text).not.toContain(apiKey.key.slice(11))
   })

@@ -11,6 +11,7 @@ import type { Runtime } from '../fleet/runtime.ts'
 import {
   apiKeyView,
   authorizationMaterial,
+  keyRotation,
   newApiKey,
   newUser,
   userChange,
@@ -23,6 +24,7 @@ import { clientSetup, endpointsOf } from './client-setup.ts'
 import type { App } from './server.ts'
 
 const byName = z.object({ username })
+const byKey = byName.extend({ id: z.uuid('must be the id of a key') })
 const issuedKey = z.object({ id: z.string(), prefix: z.string(), key: z.string().describe('Shown this once') })
 const created = z.object({
   user: userView,
@@ -212,6 +214,33 @@ export function userRoutes(
     async request => ({ apiKeys: await users.listKeys(request.params.username) }),
   )
 
+  app.post(
+    '/v1/users/:username/api-keys/:id/rotate',
+    {
+      schema: {
+        summary: 'Rotate an API key',
+        description:
+          'Makes a key that takes the place of this one. Both are valid until the deadline (a week, when neither overlapSeconds nor validUntil is given), then the old one ends by itself with its streams. GET .../api-keys tells who used the old one last: time, client and address.',
+        tags: ['api keys'],
+        params: byKey,
+        body: keyRotation,
+        response: {
+          201: z.object({ apiKey: issuedKey, replaced: apiKeyView, claudeCode: created.shape.claudeCode }),
+        },
+      },
+      preValidation: async request => {
+        request.body ??= {}
+      },
+    },
+    async (request, reply) => {
+      const { username: name, id } = request.params
+      const { userId, apiKey, old } = await users.rotateKey(name, id, request.body, actorOf(request), now())
+      await directory.refresh(userId)
+      reply.code(201).header('location', `/v1/users/${name}/api-keys/${apiKey.id}`)
+      return { apiKey, replaced: old, claudeCode: clientSetup(publicUrl, name, apiKey.key) }
+    },
+  )
+
   app.delete(
     '/v1/users/:username/api-keys/:id',
     {
@@ -219,7 +248,7 @@ export function userRoutes(
         summary: 'Revoke an API key',
         description: 'Streams and calls that came with this key are ended at once.',
         tags: ['api keys'],
-        params: byName.extend({ id: z.uuid('must be the id of a key') }),
+        params: byKey,
         response: { 204: z.null() },
       },
     },

@@ -74,6 +74,7 @@ beforeAll(async () => {
     db,
     log,
     now: () => time(),
+    config,
     onRevoked: revocation => proxy.cut(revocation),
     onChanged: () => {},
   })

@@ -1,12 +1,14 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Directory, Identity, Revocation } from '../directory.ts'
+import type { ClientCredential, DynamicCredentials } from '../dynamic-credentials.ts'
 import { AppError } from '../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import { apiKeyDigest, looksLikeApiKey, type StatementSigner } from '../identity.ts'
 import type { Logger } from '../log.ts'
 import { asAppError, writeProblem } from '../problem.ts'
 import { discardRest, readBody } from './body.ts'
+import type { Limiter } from './limits.ts'
 import { type Exchange, type Outcome, pump } from './pump.ts'
 import type { Route, Routes } from './routes.ts'
 
@@ -42,6 +44,9 @@ export function createProxy({
   routes,
   fleet,
   signer,
+  limiter,
+  clients,
+  addressOf = request => request.socket.remoteAddress ?? '',
   now,
   log,
 }: {
@@ -49,6 +54,12 @@ export function createProxy({
   routes: Routes
   fleet: Pick<Fleet, 'ensureReady' | 'reconcile'>
   signer: StatementSigner
+  /** without it users have no limits */
+  limiter?: Limiter
+  /** without it only API keys open the door */
+  clients?: DynamicCredentials
+  /** address of the client, for what is told to admins */
+  addressOf?: (request: IncomingMessage) => string
   now: () => number
   log: Logger
 }): McpProxy {
@@ -72,8 +83,15 @@ export function createProxy({
     return apiKeyDigest(key)
   }
 
-  function identify(hash: string): Identity {
-    const identity = directory.find(hash)
+  /** What the request shows: the hash of an API key, or, on shared URLs and without a key, an OAuth client. */
+  function credentialOf(request: IncomingMessage, isShared: boolean): string | ClientCredential {
+    const { authorization, 'x-api-key': apiKey } = request.headers
+    const client = isShared && authorization === undefined && apiKey === undefined ? clients?.read(request) : undefined
+    return client ?? keyHash(request)
+  }
+
+  function identify(credential: string | ClientCredential): Identity {
+    const identity = typeof credential === 'string' ? directory.find(credential) : clients!.find(credential)
     if (!identity || (identity.expiresAt !== null && identity.expiresAt <= now())) throw invalidKey()
     if (!directory.isFresh())
       throw new AppError(
@@ -92,8 +110,9 @@ export function createProxy({
       string,
       string | undefined,
     ]
-    const hash = keyHash(request)
-    const identity = identify(hash)
+    const credential = credentialOf(request, username === undefined)
+    if (typeof credential !== 'string') await clients!.admit(credential, addressOf(request))
+    const identity = identify(credential)
     // a key of another user and an unknown username look the same
     if (username !== undefined && username !== identity.username) throw notFound()
     if (!methods[endpoint]!.includes(request.method ?? '')) {
@@ -101,11 +120,16 @@ export function createProxy({
       throw new AppError('method-not-allowed', `Use ${methods[endpoint]!.join(', ')} on this path.`)
     }
     if (identity.suspended) throw suspended()
-    const body = await readBody(request, bodyLimitBytes)
-    directory.used(identity.keyId)
-
     const { userId } = identity
     const { method } = request
+    // ending a session must be possible whatever is open
+    if (limiter && method !== 'DELETE' && !response.destroyed) {
+      limiter.enter(userId, identity.limits)
+      response.once('close', () => limiter.leave(userId))
+    }
+    const body = await readBody(request, bodyLimitBytes)
+    directory.used(identity.keyId, addressOf(request), request.headers['user-agent'])
+
     const startedAt = performance.now()
     for (let attempt = 1; !response.destroyed; attempt++) {
       // after a failure the fleet looks whether the instance is still the one that the table names
@@ -113,7 +137,7 @@ export function createProxy({
       const { route, statement } = aimed instanceof Promise ? await aimed : aimed
       if (response.destroyed) return
       // the key may have been revoked while we waited, when there was nothing to cut yet
-      if (identify(hash).suspended) throw suspended()
+      if (identify(credential).suspended) throw suspended()
       const outcome = await exchange(request, response, identity, {
         upstream: route.upstream,
         path: `/${endpoint}${query ?? ''}`,
@@ -229,7 +253,10 @@ export function createProxy({
         open.exchange?.cut()
         count++
       }
-      if (reason === 'user-removed') exchanges.delete(userId)
+      if (reason === 'user-removed') {
+        exchanges.delete(userId)
+        limiter?.forget(userId)
+      }
       if (count > 0) log.info({ userId, reason, count }, 'proxy.exchanges.cut')
       return count
     },

@@ -77,6 +77,8 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
         sdp: { ...settings.sdp, portal: settings.sdp.portal ?? '' },
         consentLinks: config.consent !== null,
         allowInsecureUpstream: false,
+        allowedUpstreamHosts: [],
+        maxSessions: settings.limits.sessions,
         toolsets: settings.toolsets,
         readOnly: settings.readOnly,
         logLevel: 'info',
@@ -91,6 +93,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     db,
     log,
     now,
+    config,
     onRevoked: revocation => proxy.cut(revocation),
     onChanged: userId => void (userId === null ? fleet.reconcileAll() : fleet.reconcile(userId)).catch(() => {}),
   })

@@ -362,6 +362,7 @@ const neverSent = new Set([
   'CERT_HAS_EXPIRED',
   'DEPTH_ZERO_SELF_SIGNED_CERT',
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  'ERR_UPSTREAM_REFUSED',
 ])
 
 function lostConnection(cause: unknown, request: Pick<SdpRequest, 'method' | 'path'>, signal: AbortSignal): SdpError {
@@ -369,7 +370,12 @@ function lostConnection(cause: unknown, request: Pick<SdpRequest, 'method' | 'pa
   const reported = at(cause, 'cause.code') ?? at(cause, 'code')
   const code = typeof reported === 'string' ? reported : ''
   const kind = request.method === 'GET' || neverSent.has(code) ? 'down' : 'indeterminate'
-  const details = { call: `${request.method} ${request.path.template}`, said: code || undefined, cause }
+  const details: SdpErrorDetails = {
+    call: `${request.method} ${request.path.template}`,
+    said: code || undefined,
+    cause,
+  }
+  if (code === 'ERR_UPSTREAM_REFUSED') details.nextStep = `${text(at(cause, 'cause.message') ?? at(cause, 'message'))}.`
   if (at(cause, 'name') === 'TimeoutError') return new SdpError(kind, tooLate[kind], details)
   return new SdpError(kind, sentence(kind, details), details)
 }

@@ -323,5 +323,7 @@ function networkReason(error: unknown, timeoutMs: number): string {
   if (error instanceof Error && error.name === 'TimeoutError') return `no answer within ${timeoutMs / 1000} s`
   const cause = error instanceof Error ? (error.cause ?? error) : error
   const code = (cause as { code?: unknown } | undefined)?.code
+  // says by itself what to do
+  if (code === 'ERR_UPSTREAM_REFUSED') return (cause as Error).message
   return typeof code === 'string' ? code : cause instanceof Error ? cause.message.slice(0, 120) : 'network error'
 }

@@ -25,6 +25,8 @@ export function testBoot(part: { userId?: string; username?: string; generation?
     readOnly: false,
     consentLinks: false,
     allowInsecureUpstream: true,
+    allowedUpstreamHosts: [],
+    maxSessions: 100,
     logLevel: 'info',
   }
 }
