@@ -37,6 +37,8 @@ export async function proxy({ rounds, short }: { rounds: number; short: boolean 
           say(
             `${name}: ${held.kbPerStream.toFixed(1)} KB a stream at ${held.streams}, a call then takes ${held.call.p99.toFixed(1)} ms at p99`,
           )
+      } catch (error) {
+        say(`${name} could not hold the streams: ${(error as Error).message}`)
       } finally {
         await target[Symbol.asyncDispose]()
         await instance.program.stop('SIGKILL')
@@ -133,7 +135,7 @@ type Plan = {
 }
 
 // a proxied stream takes two of the files a process may have open
-const mostStreams = Math.min(10_000, Math.floor((openFilesLimit() - 500) / 2 / 500) * 500)
+const mostStreams = Math.min(10_000, Math.floor((openFilesLimit() - 1_500) / 2_000) * 1_000)
 
 const fullPlan = (rounds: number): Plan => ({
   targets: ['direct', 'sdp-mcp', 'configurable-http-proxy', 'nginx', 'haproxy', 'bare node', 'supergateway'],
