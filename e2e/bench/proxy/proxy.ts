@@ -1,5 +1,6 @@
+import { existsSync, writeFileSync } from 'node:fs'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { cpus, tmpdir } from 'node:os'
+import { cpus, setPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startTemplateServer } from '@sdp-mcp/migrations/testing'
 import { installCompared, loadCore, needPrograms, openFilesLimit, pin } from './machine.ts'
@@ -81,6 +82,7 @@ export async function proxy({ rounds, short }: { rounds: number; short: boolean 
 
   try {
     await hold()
+    takePrecedence()
     await using stack = new AsyncDisposableStack()
     const instance = await startInstance()
     stack.defer(() => instance.program.stop('SIGKILL'))
@@ -103,6 +105,15 @@ export async function proxy({ rounds, short }: { rounds: number; short: boolean 
   await writeFile(join(results, 'proxy.md'), markdown(sheets, setting))
   await writeFile(join(results, 'proxy.svg'), plot(sheets, setting))
   say(`\n${markdown(sheets, setting)}\nwritten to e2e/bench/results/proxy.{json,md,svg}`)
+}
+
+/** On a machine that others use too, SDP_BENCH_NICE=-10 (as root) gives everything that is measured the same precedence. */
+function takePrecedence(): void {
+  const { SDP_BENCH_NICE: nice } = process.env
+  if (!nice) return
+  setPriority(Number(nice))
+  // where the kernel groups processes by session, it is the group that counts
+  if (existsSync('/proc/self/autogroup')) writeFileSync('/proc/self/autogroup', nice)
 }
 
 /** Thousands of single openings are summed up. */
@@ -140,14 +151,14 @@ const mostStreams = Math.min(10_000, Math.floor((openFilesLimit() - 1_500) / 2_0
 const fullPlan = (rounds: number): Plan => ({
   targets: ['direct', 'sdp-mcp', 'configurable-http-proxy', 'nginx', 'haproxy', 'bare node', 'supergateway'],
   rounds,
-  seconds: 3,
+  seconds: 2,
   calls: [
     { key: '1', connections: 1 },
     { key: '16', connections: 16 },
     { key: '64', connections: 64 },
     { key: '16 events', connections: 16, query: '?as=events' },
   ],
-  openings: 300,
+  openings: 200,
   eventStreams: 500,
   held: [2_000, mostStreams],
   watchSeconds: 10,

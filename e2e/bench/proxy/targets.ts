@@ -197,10 +197,15 @@ export async function startControlPlane(postgres: DatabaseConnection, script = f
       SDP_INSTANCE_ENTRY: script,
       SDP_INSTANCE_PORT_RANGE: `${firstPort}-${firstPort + 99}`,
       SDP_INSTALLATION: 'bench',
+      // limits are counted, and not reached
+      SDP_USER_REQUESTS_PER_SECOND: '100000',
+      SDP_USER_BURST: '100000',
+      SDP_USER_CONCURRENT_REQUESTS: '100000',
       SDP_INSTANCE_NAME: 'itdesk',
       SDP_CLIENT_ID: 'bench',
       SDP_CLIENT_SECRET: 'bench',
-      NODE_OPTIONS: await imageFlags(),
+      // other flags to try, or --cpu-prof --cpu-prof-dir=... to see where the time goes
+      NODE_OPTIONS: process.env.SDP_BENCH_NODE_OPTIONS ?? (await imageFlags()),
     },
   })
   // it listens for users first
