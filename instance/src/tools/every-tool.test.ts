@@ -26,7 +26,8 @@ let server: HttpServer
 let context: TestContext
 let carol: Session
 let fixtures: Fixtures
-let impatient = false
+/** whose answers are not waited for longer than {@link timeoutMs} */
+let impatientWith: string[] = []
 
 beforeAll(async () => {
   desk = await startDesk()
@@ -35,7 +36,7 @@ beforeAll(async () => {
   // in place of the 20 and 30 seconds that the client of the site waits
   context.fetch = ((input, init) => {
     const given = init?.signal
-    if (!impatient) return fetch(input, init)
+    if (!impatientWith.includes(init?.method ?? 'GET')) return fetch(input, init)
     const limit = AbortSignal.timeout(timeoutMs)
     return fetch(input, { ...init, signal: given ? AbortSignal.any([given, limit]) : limit })
   }) as typeof fetch
@@ -57,7 +58,7 @@ beforeAll(async () => {
   fixtures = await createFixtures(carol)
 })
 afterEach(() => {
-  impatient = false
+  impatientWith = []
   desk.simulator.faults.clear()
 })
 afterAll(async () => {
@@ -140,7 +141,7 @@ async function underFaults(
     ready.push({ tool, session, args: await rowOf(tool.name).works(fixtures, session) })
   }
   for (const method of methods) desk.simulator.faults.add({ ...fault, match: { method, server: 'api' } })
-  impatient = fault.kind === 'hang'
+  if (fault.kind === 'hang') impatientWith = methods
   const queue = [...ready]
   const work = async () => {
     for (let next = queue.shift(); next; next = queue.shift())
