@@ -127,6 +127,10 @@ describe('Host and Origin', () => {
     for (const { ask, port } of listeners(controlPlane)) {
       const host = `localhost:${port}`
       expect(letIn).toContain((await ask({ host, origin: `http://${host}` })).status)
+      // a form of our own page that hides its origin, as the browser says itself
+      expect(letIn).toContain((await ask({ host, origin: 'null', 'sec-fetch-site': 'same-origin' })).status)
+      for (const site of ['cross-site', 'same-site', 'none'])
+        expect((await ask({ host, origin: 'null', 'sec-fetch-site': site })).json.code).toBe('origin-refused')
       for (const origin of [
         'https://evil.example',
         'null',

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { BlockList, isIP, isIPv6 } from 'node:net'
+import { BlockList, isIP, isIPv6, type Socket } from 'node:net'
 import { matchesHost, plainAddress } from '@sdp-mcp/instance/contract'
 import type { Config } from './config.ts'
 import { AppError } from './errors.ts'
@@ -29,6 +29,8 @@ export interface Door {
 
 const mostForwardings = 20
 
+type Peer = { address: string; isTrusted: boolean; isAllowed: boolean }
+
 /**
  * Checks, in this order: network address, Host, Origin. A request for `/healthz` is let through by address and name:
  * load balancers ask under names of their own, and the answer tells nothing.
@@ -45,12 +47,26 @@ export function createDoor(rules: DoorRules, log: Logger): Door {
   let lastNoticeAt = Number.NEGATIVE_INFINITY
   let unnoticed = 0
 
+  // What does not change with the requests of one connection, or with the few spellings of our own name, is worked out once.
+  const peers = new WeakMap<Socket, Peer>()
+  const ownHosts = new Set<string>()
+
+  function peerOf({ socket }: IncomingMessage): Peer {
+    let peer = peers.get(socket)
+    if (!peer) {
+      const address = plainAddress(socket.remoteAddress ?? '') ?? ''
+      peer = { address, isTrusted: trusted?.(address) ?? false, isAllowed: allowed?.(address) ?? true }
+      peers.set(socket, peer)
+    }
+    return peer
+  }
+
   function addressOf(request: IncomingMessage): string {
-    const peer = request.socket.remoteAddress ?? ''
-    if (!trusted?.(peer)) return plainAddress(peer) ?? peer
+    const peer = peerOf(request)
+    if (!trusted || !peer.isTrusted) return peer.address
     // from the right: each entry was added by the proxy after it, and is as trustworthy as that one is
     const forwarded = [request.headers['x-forwarded-for']].flat().join(',').split(',').slice(-mostForwardings)
-    let client = plainAddress(peer) ?? peer
+    let client = peer.address
     for (const entry of forwarded.reverse()) {
       const address = plainAddress(entry.trim())
       if (address === undefined) break
@@ -62,23 +78,30 @@ export function createDoor(rules: DoorRules, log: Logger): Door {
 
   function refusal(request: IncomingMessage): AppError | undefined {
     const { host, origin } = request.headers
-    if (allowed && !allowed(addressOf(request)))
+    if (allowed && !(peerOf(request).isTrusted ? allowed(addressOf(request)) : peerOf(request).isAllowed))
       return new AppError(
         'address-refused',
         'Your network address may not use this service. Connect from an allowed network (VPN), or ask the operator to add yours.',
       )
-    if (!isOwnHost(host, hosts))
+    if (!ownHosts.has(host ?? '') && !learnHost(host))
       return new AppError(
         'host-refused',
         `The Host header names ${JSON.stringify(String(host ?? '').slice(0, 100))}, which is not a name of this server. Use the address you were given; the operator adds further names with SDP_ALLOWED_HOSTS.`,
       )
     // a page that this very listener served, or one that is allowed
-    if (origin !== undefined && !isSameHost(origin, host!) && !origins.has(origin.toLowerCase()))
+    if (origin !== undefined && !isOwnPage(request) && !origins.has(origin.toLowerCase()))
       return new AppError(
         'origin-refused',
         'Web pages of this origin may not call this server. The operator allows origins with SDP_ALLOWED_ORIGINS.',
       )
     return undefined
+  }
+
+  function learnHost(host: string | undefined): boolean {
+    const isOwn = isOwnHost(host, hosts)
+    // a pattern matches any number of names
+    if (isOwn && ownHosts.size < 256) ownHosts.add(host!)
+    return isOwn
   }
 
   function notice(error: AppError, request: IncomingMessage): void {
@@ -130,7 +153,11 @@ export function createDoors(
 ): { public: Door; admin: Door } {
   const { trustedProxies, hosts, origins, httpNetworks, adminNetworks } = config.doors
   const known = [new URL(config.publicUrl).hostname, config.instance.controlPlaneContainer, ...hosts]
-  const common = { trustedProxies, origins, hosts: known.filter(name => name !== undefined) }
+  const common = {
+    trustedProxies,
+    origins: [config.publicUrl, ...origins],
+    hosts: known.filter(name => name !== undefined),
+  }
   return {
     public: createDoor({ ...common, allowedNetworks: httpNetworks, cors: true }, log),
     admin: createDoor({ ...common, allowedNetworks: adminNetworks, cors: false }, log),
@@ -155,6 +182,12 @@ function isOwnHost(header: string | undefined, hosts: readonly string[]): boolea
   const name = /^(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d{1,5})?$/i.exec(header ?? '')?.[1]?.toLowerCase()
   if (name === undefined) return false
   return name === 'localhost' || isIP(name.replace(/^\[|\]$/g, '')) > 0 || matchesHost(name, hosts)
+}
+
+function isOwnPage({ headers: { origin, host, 'sec-fetch-site': site } }: IncomingMessage): boolean {
+  // the form of a page that tells nobody where it stands: the browser hides its origin, and vouches for it here,
+  // in a header that no page can set
+  return origin === 'null' ? site === 'same-origin' : isSameHost(origin!, host!)
 }
 
 function isSameHost(origin: string, host: string): boolean {
