@@ -1,9 +1,8 @@
 import { createHash, createHmac, hkdfSync } from 'node:crypto'
 import { sealContext } from '@sdp-mcp/instance/contract'
-import type { SealingKey } from '@sdp-mcp/instance/seal'
 import type { Config } from './config.ts'
 import type { Db, Queryable } from './db.ts'
-import { openStored } from './keyring.ts'
+import { type Keyring, openStored } from './keyring.ts'
 import type { Vault } from './vault.ts'
 
 /**
@@ -12,9 +11,11 @@ import type { Vault } from './vault.ts'
  * database nor a backup of it lets anybody try secrets.
  */
 export interface ClientFingerprints {
-  /** Id of the key that fingerprints of this process are made with. */
-  keyId: string
-  of(clientId: string, secret: string): Buffer
+  /**
+   * @param keyId - the master key to make it under; without it the current one
+   * @returns undefined when that key is not configured
+   */
+  of(clientId: string, secret: string, keyId?: string): { keyId: string; fingerprint: Buffer } | undefined
   /**
    * Keeps the fingerprint of a user in step with its client; call it in the transaction that writes the client.
    * @param client - `sealed`: the secret as it is stored; without a secret there is nothing to present
@@ -31,23 +32,29 @@ export interface ClientFingerprints {
 export function createClientFingerprints({
   db,
   vault,
-  masterKey,
+  keyring,
   config,
 }: {
   db: Db
   vault: Pick<Vault, 'dataKey'>
-  masterKey: SealingKey
+  keyring: Pick<Keyring, 'current' | 'all'>
   config: Pick<Config, 'dynamicCredentials' | 'sdpDefaults'>
 }): ClientFingerprints {
-  const hmacKey = Buffer.from(hkdfSync('sha256', masterKey.bytes, '', 'sdp-mcp client fingerprints', 32))
   const enabled = config.dynamicCredentials.mode !== 'off'
   const { clientId: defaultId, clientSecret: defaultSecret } = config.sdpDefaults
+  const hmacKeys = new Map<string, Buffer>()
 
-  function of(clientId: string, secret: string): Buffer {
+  function of(clientId: string, secret: string, keyId = keyring.current().id) {
+    const masterKey = keyring.all().find(({ id }) => id === keyId)
+    if (!masterKey) return undefined
+    let hmacKey = hmacKeys.get(keyId)
+    if (!hmacKey) {
+      hmacKey = Buffer.from(hkdfSync('sha256', masterKey.bytes, '', 'sdp-mcp client fingerprints', 32))
+      hmacKeys.set(keyId, hmacKey)
+    }
     // a length in front, so that no other pair spells the same bytes
-    return createHmac('sha256', hmacKey)
-      .update(`${Buffer.byteLength(clientId)}:${clientId}${secret}`)
-      .digest()
+    const text = `${Buffer.byteLength(clientId)}:${clientId}${secret}`
+    return { keyId, fingerprint: createHmac('sha256', hmacKey).update(text).digest() }
   }
   /** What everybody here may use says nothing about who somebody is. */
   const isShared = (clientId: string, secret: string) => clientId === defaultId && secret === defaultSecret?.reveal()
@@ -57,16 +64,16 @@ export function createClientFingerprints({
       await tx.query('delete from client_fingerprints where user_id = $1', [userId])
       return
     }
+    const { keyId, fingerprint } = of(clientId, secret)!
     await tx.query(
       `insert into client_fingerprints (user_id, client_id, fingerprint, source_hash, key_id) values ($1, $2, $3, $4, $5)
        on conflict (user_id) do update set client_id = excluded.client_id, fingerprint = excluded.fingerprint,
          source_hash = excluded.source_hash, key_id = excluded.key_id, updated_at = now()`,
-      [userId, clientId, of(clientId, secret), createHash('sha256').update(sealed).digest(), masterKey.id],
+      [userId, clientId, fingerprint, createHash('sha256').update(sealed).digest(), keyId],
     )
   }
 
   return {
-    keyId: masterKey.id,
     of,
     put,
     async catchUp() {
@@ -76,7 +83,7 @@ export function createClientFingerprints({
           where t.client_secret_sealed is not null
             and (f.user_id is null or f.key_id <> $1 or f.client_id <> t.client_id
                  or f.source_hash <> sha256(convert_to(t.client_secret_sealed, 'UTF8')))`,
-        [masterKey.id],
+        [keyring.current().id],
       )
       for (const { user_id: userId } of stale)
         await db.withTx(async tx => {

@@ -37,9 +37,12 @@ export interface Directory {
   find(hash: Buffer | string): Identity | undefined
   /**
    * Who presents this OAuth client. A pair that several users have says nothing about who it is, so it is nobody's.
-   * @param fingerprint - see ClientFingerprints
+   * @param fingerprintUnder - the pair's fingerprint under a master key, see ClientFingerprints
    */
-  findClient(clientId: string, fingerprint: Buffer): (Identity & { site: Site }) | undefined
+  findClient(
+    clientId: string,
+    fingerprintUnder: (keyId: string) => Buffer | undefined,
+  ): (Identity & { site: Site }) | undefined
   /** Whether what is in memory is recent enough to let anybody in. */
   isFresh(): boolean
   /** Reads one user again at once: what was committed before the call is in force after it. Other processes are told by the database. */
@@ -65,16 +68,16 @@ type UserRow = {
   suspended: boolean
   limits: StoredLimits
   keys: { id: string; hash: string; expires_at: number | null }[]
-  client: { id: string; fingerprint: string } | null
+  client: { id: string; fingerprint: string; keyId: string } | null
   site: StoredSdpSettings
 }
 const selectUsers = `
   select u.id, u.username, u.suspended, u.limits,
          json_build_object('dataCenter', u.sdp_data_center, 'portal', u.sdp_portal, 'baseUrl', u.sdp_base_url,
                            'accountsUrl', u.sdp_accounts_url) as site,
-         (select json_build_object('id', f.client_id, 'fingerprint', encode(f.fingerprint, 'base64'))
+         (select json_build_object('id', f.client_id, 'fingerprint', encode(f.fingerprint, 'base64'), 'keyId', f.key_id)
             from client_fingerprints f join oauth_tokens t on t.user_id = f.user_id and t.client_id = f.client_id
-           where f.user_id = u.id and f.key_id = $2) as client,
+           where f.user_id = u.id and $2) as client,
          coalesce(json_agg(json_build_object('id', k.id, 'hash', encode(k.hash, 'base64'),
                                              'expires_at', extract(epoch from k.expires_at) * 1000))
                     filter (where k.id is not null), '[]') as keys
@@ -83,7 +86,7 @@ const selectUsers = `
    where u.wanted <> 'removed' and ($1::uuid[] is null or u.id = any($1))
    group by u.id`
 
-type Client = { clientId: string; fingerprint: Buffer; identity: Identity & { site: Site } }
+type Client = { clientId: string; keyId: string; fingerprint: Buffer; identity: Identity & { site: Site } }
 /** Everything by which one user is known at the moment. */
 type Known = { hashes: Map<string, Identity>; client: Client | undefined }
 
@@ -95,7 +98,7 @@ export async function openDirectory({
   log,
   now,
   config,
-  fingerprintKeyId,
+  takesClients = false,
   onRevoked,
   onChanged,
 }: {
@@ -103,8 +106,8 @@ export async function openDirectory({
   log: Logger
   now: () => number
   config: Pick<Config, 'sdpDefaults' | 'allowInsecureUpstream' | 'allowedUpstreamHosts' | 'userLimits'>
-  /** key whose fingerprints of OAuth clients are taken; without it none are */
-  fingerprintKeyId?: string
+  /** whether OAuth clients are taken as credentials */
+  takesClients?: boolean
   /** told of what was valid a moment ago and is no longer */
   onRevoked: (revocation: Revocation) => void
   /** told of each changed user, or null: look at everything */
@@ -140,7 +143,7 @@ export async function openDirectory({
   async function read({ users, everybody }: Look): Promise<void> {
     if (closed) return
     const at = now()
-    const rows = await db.query<UserRow>(selectUsers, [everybody ? null : [...users], fingerprintKeyId ?? null])
+    const rows = await db.query<UserRow>(selectUsers, [everybody ? null : [...users], takesClients])
     const found = new Map(rows.map(row => [row.id, row]))
     for (const userId of everybody ? new Set([...known.keys(), ...found.keys()]) : users)
       replace(userId, found.get(userId))
@@ -175,7 +178,11 @@ export async function openDirectory({
     // whoever came in by a pair that has become ambiguous is nobody in particular any more
     for (const sharing of after?.client ? [byClientId.get(after.client.clientId)!] : [])
       for (const [otherId, other] of sharing)
-        if (otherId !== userId && timingSafeEqual(other.fingerprint, after!.client!.fingerprint))
+        if (
+          otherId !== userId &&
+          other.keyId === after!.client!.keyId &&
+          timingSafeEqual(other.fingerprint, after!.client!.fingerprint)
+        )
           for (const one of [otherId, userId])
             onRevoked({ userId: one, keyIds: [sharing.get(one)!.identity.keyId], reason: 'key-revoked' })
   }
@@ -188,7 +195,7 @@ export async function openDirectory({
     const keyId = `client:${createHash('sha256').update(client.fingerprint).digest('hex').slice(0, 16)}`
     const identity = { keyId, ...common, expiresAt: null, site: effectiveSdpSettings(site, config) }
     const fingerprint = Buffer.from(client.fingerprint, 'base64')
-    return { hashes: new Map(hashes), client: { clientId: client.id, fingerprint, identity } }
+    return { hashes: new Map(hashes), client: { clientId: client.id, keyId: client.keyId, fingerprint, identity } }
   }
 
   /** Open streams of a key end with it. A key that expires later than the next full look is seen by that. */
@@ -246,7 +253,7 @@ export async function openDirectory({
              or (before.last_used_at at time zone 'UTC')::date < (to_timestamp(before.at / 1000) at time zone 'UTC')::date`,
         [
           batch.map(([id]) => id),
-          column(use => use.at),
+          column(({ at }) => at),
           column(({ address }) => (address === undefined ? null : (plainAddress(address) ?? null))),
           column(({ client }) => client?.replace(/[^\x20-\x7e]/g, '?').slice(0, 200) ?? null),
         ],
@@ -265,10 +272,11 @@ export async function openDirectory({
 
   return {
     find: hash => byHash.get(typeof hash === 'string' ? hash : hash.toString('base64')),
-    findClient(clientId, fingerprint) {
+    findClient(clientId, fingerprintUnder) {
       let found: Client | undefined
       for (const client of byClientId.get(clientId)?.values() ?? []) {
-        if (!timingSafeEqual(client.fingerprint, fingerprint)) continue
+        const presented = fingerprintUnder(client.keyId)
+        if (!presented || !timingSafeEqual(client.fingerprint, presented)) continue
         if (found) return undefined
         found = client
       }

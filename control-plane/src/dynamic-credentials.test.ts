@@ -1,14 +1,14 @@
+import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { generateSealingKey } from '@sdp-mcp/instance/seal'
+import { sealingKey } from '@sdp-mcp/instance/seal'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
 import { createClientFingerprints } from './client-fingerprints.ts'
 import { createDynamicCredentials, usernameOf } from './dynamic-credentials.ts'
 import { eventually, silentLog } from './fleet/testing/support.ts'
-import { fixedKeyring } from './keyring.ts'
+import { createKeyring } from './keyring.ts'
 import { testConfig } from './testing/config.ts'
 import { startControlPlane, type TestControlPlane } from './testing/control-plane.ts'
 import { openTestDatabase, type TestDatabase } from './testing/database.ts'
-import { createVault } from './vault.ts'
 
 let database: TestDatabase
 const logs: string[] = []
@@ -219,30 +219,42 @@ describe('known', () => {
     expect((await post(again, pair('1000.ALICE', 'secret-of-alice-10'))).status).toBe(200)
   })
 
-  test('a fingerprint of another master key is replaced, and means nothing until then', async () => {
-    const controlPlane = await start('known')
-    await add(controlPlane, 'alice', '1000.ALICE', 'secret-of-alice-11')
-    const { db } = database
-    const { config } = controlPlane
-    const other = createClientFingerprints({
-      db,
-      vault: createVault({ db, keyring: fixedKeyring(config.masterKey) }),
-      masterKey: generateSealingKey(),
-      config,
+  test('a change of the master key locks nobody out: the old fingerprint counts while its key is there, then there is a new one', async () => {
+    // made anew under the first of these
+    await database.db.query('delete from signing_keys')
+    const [first, second] = [randomBytes(32).toString('base64'), randomBytes(32).toString('base64')]
+    const one = await start('known', { SDP_MASTER_KEY: first })
+    await add(one, 'alice', '1000.ALICE', 'secret-of-alice-11')
+    const headers = pair('1000.ALICE', 'secret-of-alice-11')
+    const keyOf = async () =>
+      (await database.db.query<{ key_id: string }>('select key_id from client_fingerprints'))[0]!.key_id
+    const before = await keyOf()
+    const both = await start('known', { SDP_MASTER_KEY: second, SDP_MASTER_KEYS_OLD: first })
+    expect((await post(both, headers)).status).toBe(200)
+    expect(await keyOf()).not.toBe(before)
+    // and a process that still works with the fingerprint of before, as it stands
+    const old = createClientFingerprints({
+      db: database.db,
+      vault: { dataKey: () => Promise.reject(new Error('not needed')) },
+      keyring: createKeyring(() => ({ current: sealingKey(second), old: [sealingKey(first)] })),
+      config: both.config,
     })
-    expect(other.of('1000.ALICE', 'secret-of-alice-11')).not.toEqual(
-      createClientFingerprints({
-        db,
-        vault: createVault({ db, keyring: fixedKeyring(config.masterKey) }),
-        masterKey: config.masterKey,
-        config,
-      }).of('1000.ALICE', 'secret-of-alice-11'),
+    expect(old.of('1000.ALICE', 'secret-of-alice-11', before)?.keyId).toBe(before)
+    expect(old.of('1000.ALICE', 'secret-of-alice-11', 'unknown')).toBeUndefined()
+    expect(old.of('1000.ALICE', 'secret-of-alice-11', before)!.fingerprint).not.toEqual(
+      old.of('1000.ALICE', 'secret-of-alice-11')!.fingerprint,
     )
-    expect(await other.catchUp()).toBe(1)
+    await one.admin('DELETE', '/v1/users/alice')
+    await one.users.erase((await database.db.query<{ id: string }>('select id from users'))[0]!.id)
+    await database.db.query('delete from signing_keys')
+  })
+
+  test('a fingerprint under a master key that is not configured opens nothing', async () => {
+    const controlPlane = await start('known')
+    await add(controlPlane, 'alice', '1000.ALICE', 'secret-of-alice-14')
+    await database.db.query("update client_fingerprints set key_id = 'elsewhere'")
     await controlPlane.directory.refresh(await controlPlane.users.idOf('alice'))
-    expect((await post(controlPlane, pair('1000.ALICE', 'secret-of-alice-11'))).status).toBe(401)
-    const again = await start('known')
-    expect((await post(again, pair('1000.ALICE', 'secret-of-alice-11'))).status).toBe(200)
+    expect((await post(controlPlane, pair('1000.ALICE', 'secret-of-alice-14'))).status).toBe(401)
   })
 
   test('guessing is slowed down for its address', async () => {
@@ -288,13 +300,17 @@ describe('enroll', () => {
     expect(await count('users')).toBe(1)
   })
 
-  test('two control planes that meet a newcomer at once make one user', async () => {
+  test('two control planes that meet newcomers at once make one user of each, and both let it in', async () => {
     const [one, two] = [await start('enroll'), await start('enroll')]
-    const answers = await Promise.all(
-      [one, two, one, two].map(controlPlane => post(controlPlane, pair('1000.TWICE', 'secret-of-twice'))),
-    )
-    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 200])
-    expect(await count('users')).toBe(1)
+    for (let round = 1; round <= 5; round++) {
+      const headers = pair(`1000.TWICE${round}`, `secret-of-twice-${round}`)
+      const from = `127.5.0.${round}`
+      const answers = await Promise.all(
+        [one, two, one, two].map(controlPlane => post(controlPlane, headers, '/mcp', from)),
+      )
+      expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 200])
+      expect(await count('users')).toBe(round)
+    }
   })
 
   test('a client id that somebody has is not enrolled with another secret', async () => {
@@ -357,7 +373,7 @@ describe('enroll', () => {
     }
     const credentials = createDynamicCredentials({
       directory: nobody,
-      fingerprints: { of: clientId => Buffer.from(clientId) },
+      fingerprints: { of: clientId => ({ keyId: '', fingerprint: Buffer.from(clientId) }) },
       users,
       checkCapacity: async () => {},
       attempts: { check: () => {}, failed: () => {}, succeeded: () => {}, size: () => 0 },

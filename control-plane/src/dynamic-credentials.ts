@@ -13,7 +13,8 @@ import type { Users } from './users.ts'
 export type ClientCredential = {
   clientId: string
   secret: Secret
-  fingerprint: Buffer
+  /** see ClientFingerprints; made once for each key */
+  fingerprintUnder: (keyId?: string) => Buffer | undefined
   /** origin; undefined: the user's own, whatever it is */
   baseUrl: string | undefined
   portal: string | undefined
@@ -69,7 +70,7 @@ export function createDynamicCredentials({
   let enrolled: { at: number; address: string }[] = []
   const enrolling = new Map<string, Promise<void>>()
 
-  const find = ({ clientId, fingerprint }: ClientCredential) => directory.findClient(clientId, fingerprint)
+  const find = ({ clientId, fingerprintUnder }: ClientCredential) => directory.findClient(clientId, fingerprintUnder)
 
   async function admit(credential: ClientCredential, address: string): Promise<void> {
     attempts.check(address)
@@ -87,7 +88,7 @@ export function createDynamicCredentials({
 
   /** Requests of one new client that come at once make one user. */
   function enrollOnce(credential: ClientCredential, address: string): Promise<void> {
-    const slot = credential.fingerprint.toString('base64')
+    const slot = credential.fingerprintUnder()!.toString('base64')
     const running = enrolling.get(slot)
     if (running) return running
     const work = enroll(credential, address).finally(() => enrolling.delete(slot))
@@ -97,8 +98,12 @@ export function createDynamicCredentials({
 
   async function enroll(credential: ClientCredential, address: string): Promise<void> {
     const { clientId, secret, baseUrl, portal } = credential
+    const username = usernameOf(clientId)
+    /** Another control plane was quicker, and this one is not told yet. */
+    const lookAgain = async () => directory.refresh(await users.idOf(username))
     // whoever has this client id has another secret: somebody else, or a slip of the keyboard
-    if (clientId === config.sdpDefaults.clientId || (await users.hasClient(clientId))) return
+    if (clientId === config.sdpDefaults.clientId) return
+    if (await users.hasClient(clientId)) return lookAgain().catch(ignoreUnknown)
     if (baseUrl !== undefined && baseUrl !== config.sdpDefaults.baseUrl && !mayEnrollAt(baseUrl))
       throw new AppError(
         'client-settings-refused',
@@ -106,7 +111,6 @@ export function createDynamicCredentials({
       )
     countEnrollment(address)
     await checkCapacity()
-    const username = usernameOf(clientId)
     const actor = `enrollment from ${address}`
     try {
       const { userId, apiKey } = await users.create(
@@ -119,8 +123,7 @@ export function createDynamicCredentials({
       log.info({ username, address }, 'user.enrolled')
     } catch (error) {
       if (!(error instanceof AppError && error.code === 'user-exists')) throw error
-      // another control plane was quicker
-      await directory.refresh(await users.idOf(username))
+      await lookAgain()
     }
   }
 
@@ -160,10 +163,15 @@ export function createDynamicCredentials({
       const portal = one(headers['x-sdp-instance'])
       if (portal !== undefined && !/^[A-Za-z0-9_-]{1,100}$/.test(portal))
         throw wrong('X-SDP-Instance', 'must be the part after /app/ in the address of ServiceDesk Plus')
+      const made = new Map<string | undefined, Buffer | undefined>()
+      const fingerprintUnder = (keyId?: string) => {
+        if (!made.has(keyId)) made.set(keyId, fingerprints.of(clientId, secret, keyId)?.fingerprint)
+        return made.get(keyId)
+      }
       return {
         clientId,
         secret: new Secret(secret),
-        fingerprint: fingerprints.of(clientId, secret),
+        fingerprintUnder,
         baseUrl: site === undefined ? undefined : new URL(site).origin,
         portal,
       }
@@ -191,6 +199,11 @@ function unknown(mode: 'off' | 'known' | 'enroll'): AppError {
       ? 'This client id belongs to somebody whose secret is another one, or to several people. Check X-SDP-Client-Secret in your client; after a new secret in the Zoho API console your admin sends it with PATCH /v1/users/<username>.'
       : 'This client id and secret belong to no user here, or to several. Check both in your client; your admin adds you with POST /v1/users (sdp.clientId, sdp.clientSecret), or gives you an API key for "Authorization: Bearer <key>".',
   )
+}
+
+/** The client id is not that of an enrolled user. */
+function ignoreUnknown(error: unknown): void {
+  if (!(error instanceof AppError && error.code === 'user-not-found')) throw error
 }
 
 function otherSite(header: string): AppError {

@@ -69,7 +69,7 @@ const keyring = createKeyring(() => {
   return { current, old }
 })
 const vault = createVault({ db, keyring })
-const fingerprints = createClientFingerprints({ db, vault, masterKey: config.masterKey, config })
+const fingerprints = createClientFingerprints({ db, vault, keyring, config })
 const users = createUsers({ db, vault, config, resolve, fingerprints })
 const signer = createStatementSigner({ db, keyring, now })
 const masterKey = createMasterKey({ db, keyring, vault, signer, log })
@@ -104,7 +104,7 @@ const directory = await openDirectory({
   log,
   now,
   config,
-  ...(config.dynamicCredentials.mode === 'off' ? {} : { fingerprintKeyId: fingerprints.keyId }),
+  takesClients: config.dynamicCredentials.mode !== 'off',
   onRevoked: revocation => {
     proxy.cut(revocation)
     if (revocation.reason === 'key-revoked') retireExpiredKeys()

@@ -10,7 +10,7 @@ import { createDoors } from '../door.ts'
 import { createDynamicCredentials } from '../dynamic-credentials.ts'
 import { createMemoryEngine, createMemoryRuntime } from '../fleet/testing/memory-runtime.ts'
 import { createAdminTokens, createStatementSigner } from '../identity.ts'
-import { fixedKeyring } from '../keyring.ts'
+import { createKeyring } from '../keyring.ts'
 import { createMasterKey } from '../master-key.ts'
 import { createLimiter } from '../proxy/limits.ts'
 import { createProxy } from '../proxy/proxy.ts'
@@ -63,9 +63,9 @@ export async function startControlPlane(
   const { log, text: logged } = recordingLog()
   // a connection of its own, as another process has it
   const db = createDb({ ...database.login })
-  const keyring = fixedKeyring(config.masterKey)
+  const keyring = createKeyring(() => ({ current: config.masterKey, old: config.oldMasterKeys }))
   const vault = createVault({ db, keyring })
-  const fingerprints = createClientFingerprints({ db, vault, masterKey: config.masterKey, config })
+  const fingerprints = createClientFingerprints({ db, vault, keyring, config })
   const users = createUsers({ db, vault, config, fingerprints, ...(resolve ? { resolve } : {}) })
   const signer = createStatementSigner({ db, keyring, now })
   const routes = createRoutes()
@@ -94,7 +94,7 @@ export async function startControlPlane(
     log,
     now,
     config,
-    ...(config.dynamicCredentials.mode === 'off' ? {} : { fingerprintKeyId: fingerprints.keyId }),
+    takesClients: config.dynamicCredentials.mode !== 'off',
     onRevoked: revocation => {
       proxy.cut(revocation)
       if (revocation.reason === 'key-revoked') retire()
@@ -134,7 +134,7 @@ export async function startControlPlane(
   const wait = patience ? { patience } : {}
   const connections = createConnections({ db, users, vault, fleet, signer, log })
   const consent = createConsent({ db, users, connections, config })
-  const publicUrl = config.publicUrl
+  const { publicUrl } = config
   const publicApp = buildPublicApp({
     db,
     runtime,
@@ -162,7 +162,7 @@ export async function startControlPlane(
     now,
     startedAt: now(),
     version: 'test',
-    publicUrl: config.publicUrl,
+    publicUrl,
     adminToken: config.admin.token,
     ...(config.oidc
       ? {
