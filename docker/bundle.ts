@@ -73,6 +73,17 @@ const targets: Target[] = [
     async copy(dist) {
       await copyFolder(join(root, 'migrations'), join(dist, 'migrations'), '.sql')
       await copyFolder(join(root, 'docs', 'errors'), join(dist, 'errors'), '.md')
+      // the filter in front of the Docker socket runs from the same image (compose/socket-proxy.yaml)
+      await build({
+        absWorkingDir: root,
+        entryPoints: [join(root, 'docker', 'socket-proxy', 'src', 'main.ts')],
+        outfile: join(dist, 'socket-proxy.mjs'),
+        bundle: true,
+        platform: 'node',
+        target: 'node24',
+        format: 'esm',
+        logLevel: 'warning',
+      })
       const ui = packageFolder('control-plane', '@fastify/swagger-ui')
       await cp(join(ui, 'static'), join(dist, 'static'), {
         recursive: true,

@@ -20,6 +20,7 @@ const notForTheControlPlane: Record<string, string> = {
   SDP_IMAGE_TAG: 'compose/compose.yaml',
   SDP_PREBUILT: 'compose/compose.yaml',
   SDP_CONTROL_PLANE_USER: 'compose/compose.yaml',
+  SDP_SOCKET_PROXY_USER: 'compose/socket-proxy.yaml',
   SDP_POSTGRES_VOLUME: 'compose/compose.yaml',
   SDP_POSTGRES_MAX_CONNECTIONS: 'compose/compose.yaml',
   DOCKER_SOCKET: 'compose/compose.yaml',

@@ -16,6 +16,7 @@ const root = dirname(dirname(import.meta.dirname))
 const installation = 'e2e-compose'
 const project = 'sdp-mcp-e2e'
 const files = ['-f', 'compose/compose.yaml', '-f', 'compose/simulator.yaml', '-p', project]
+const socketProxy = ['-f', 'compose/socket-proxy.yaml']
 const ports = { http: '13456', admin: '13457', database: '15433', simulator: '13460' }
 let secrets: string
 let environment: NodeJS.ProcessEnv
@@ -77,7 +78,7 @@ afterAll(async () => {
 async function cleanUp() {
   await removeInstallation({ socket: inject('engine').socket, version: '', hostAddress: '' }, installation)
   environment.SDP_SECRETS_DIR = secrets
-  await compose(...files, 'down', '-v', '--remove-orphans')
+  await compose(...files, ...socketProxy, 'down', '-v', '--remove-orphans')
 }
 
 test('without secrets it refuses to start and says how to make them', async () => {
@@ -215,5 +216,31 @@ test('up from nothing serves the journey of an admin and a technician, and the r
       container => container.Id,
     ),
   ).toEqual(before)
+
+  // with the filter in front of the Docker socket nothing changes but who holds the socket
+  await compose(...files, ...socketProxy, 'up', '-d', '--no-build')
+  await eventually(async () => (await fetch(`http://127.0.0.1:${ports.http}/readyz`)).status === 200, {
+    withinMs: 90_000,
+    what: 'readiness behind the socket proxy',
+  })
+  const { HostConfig, Config } = await docker.getContainer('sdp-mcp-control-plane').inspect()
+  expect(HostConfig.Binds?.join()).not.toContain(inject('engine').socket)
+  expect(Config.User).toBe('10001:10001')
+  expect((await admin('POST', '/v1/users', { username: 'bob' })).status).toBe(201)
+  const bobs = await eventually(
+    async () => {
+      const { instance } = (await admin('GET', '/v1/users/bob')).body
+      return instance.state === 'ready' && instance
+    },
+    { withinMs: 60_000, what: 'an instance started through the filter' },
+  )
+  expect(bobs.containerId).toMatch(/^[0-9a-f]{64}$/)
+  expect((await admin('POST', '/v1/users/bob/instance/stop')).status).toBe(202)
+  await using again = await connect('mcp', endpoints.mcp, apiKey.key)
+  expect((await again.listTools()).tools.length).toBeGreaterThan(0)
+  expect((await admin('DELETE', '/v1/users/bob')).status).toBe(204)
   expect((await admin('DELETE', '/v1/users/alice')).status).toBe(204)
+  const { stderr: refusals } = await run('docker', ['logs', 'sdp-mcp-socket-proxy'], { env: environment })
+  expect(refusals).toContain('listening')
+  expect(refusals).not.toContain('refused')
 })
