@@ -8,7 +8,11 @@ let stack: Stack
 let alice: Awaited<ReturnType<Stack['addUser']>>
 
 beforeAll(async () => {
-  stack = await startStack({ installation: 'e2e-authorization' })
+  stack = await startStack({
+    installation: 'e2e-authorization',
+    // two hundred calls at once are the point here, and more than a person is allowed
+    environment: { SDP_USER_BURST: '1000', SDP_USER_CONCURRENT_REQUESTS: '1000' },
+  })
   alice = await stack.addUser('alice')
 })
 afterAll(() => stack?.[Symbol.asyncDispose]())
