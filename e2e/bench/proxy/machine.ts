@@ -96,18 +96,13 @@ export type Program = { pid: number; output(): string; stop(signal?: NodeJS.Sign
 export function start(
   command: string,
   args: string[],
-  {
-    core = proxyCore,
-    environment = {},
-    input,
-    cwd,
-  }: { core?: number; environment?: Record<string, string>; input?: string; cwd?: string } = {},
+  { core = proxyCore, environment = {} }: { core?: number; environment?: Record<string, string> } = {},
 ): Program {
   const path = `${process.env.PATH}:/usr/sbin:/sbin`
   const child: ChildProcess = spawn('taskset', ['--cpu-list', String(core), command, ...args], {
     env: { PATH: path, HOME: process.env.HOME ?? '/', ...environment },
+    // a program may take the end of its input for its own
     stdio: ['pipe', 'pipe', 'pipe'],
-    ...(cwd ? { cwd } : {}),
   })
   let output = ''
   const keep = (chunk: Buffer) => {
@@ -115,8 +110,6 @@ export function start(
   }
   child.stdout?.on('data', keep)
   child.stderr?.on('data', keep)
-  child.stdin?.on('error', () => {})
-  child.stdin?.end(input ?? '')
   const ended = new Promise<void>(done => child.once('close', () => done()))
   programs.add(child)
   void ended.then(() => programs.delete(child))
