@@ -8,6 +8,8 @@ export default defineConfig({
     globalSetup: ['migrations/testing.ts'],
     // two cores, and PostgreSQL works beside us
     maxWorkers: 2,
+    // a machine that others load may starve a test of time once; one that fails twice fails
+    retry: process.env.CI ? 1 : 0,
     testTimeout: 20_000,
     hookTimeout: 60_000,
   },

@@ -9,6 +9,7 @@ export default defineConfig({
     globalSetup: ['e2e/support/setup.ts'],
     // they measure and count containers of one engine on two cores: one file at a time
     fileParallelism: false,
+    retry: process.env.CI ? 1 : 0,
     testTimeout: 120_000,
     hookTimeout: 240_000,
   },

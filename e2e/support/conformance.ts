@@ -1,7 +1,5 @@
 import { spawn } from 'node:child_process'
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
-import { createServer, request } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -46,29 +44,4 @@ function run(args: string[]): Promise<string> {
     child.once('error', failed)
     child.once('close', () => done(said))
   })
-}
-
-/** Adds an API key to what passes: the conformance tool cannot send one. */
-export async function startKeyAdder(target: string, key: string): Promise<AsyncDisposable & { url: string }> {
-  const { pathname, hostname, port } = new URL(target)
-  const server = createServer((incoming, outgoing) => {
-    const headers = { ...incoming.headers, authorization: `Bearer ${key}` }
-    const onward = request({ hostname, port, path: incoming.url, method: incoming.method, headers }, answer => {
-      outgoing.writeHead(answer.statusCode ?? 502, answer.headers)
-      outgoing.flushHeaders()
-      answer.pipe(outgoing)
-    })
-    onward.on('error', () => outgoing.destroy())
-    outgoing.on('close', () => onward.destroy())
-    incoming.pipe(onward)
-  })
-  await new Promise<void>(listening => server.listen(0, '127.0.0.1', listening))
-  const address = server.address() as AddressInfo
-  return {
-    url: `http://127.0.0.1:${address.port}${pathname}`,
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections()
-      await new Promise(closed => server.close(closed))
-    },
-  }
 }
