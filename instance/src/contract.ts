@@ -176,6 +176,10 @@ export const health = z.object({
   version: z.string(),
   uptimeSeconds: z.number(),
   sessions: z.number().int(),
+  /** calls that were not answered yet */
+  inFlight: z.number().int().default(0),
+  /** sessions with a call, an open stream, or traffic within the last half minute; absent from an older instance */
+  inUse: z.number().int().optional(),
 })
 export type Health = z.infer<typeof health>
 
@@ -194,8 +198,13 @@ export const connectionReport = z.object({
 })
 export type ConnectionReport = z.infer<typeof connectionReport>
 
+/** Upper bounds of the latency histograms in milliseconds; a last bucket holds everything slower. */
+export const latencyBoundsMs = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000] as const
+
+const buckets = z.array(z.number().int())
+
 /**
- * `GET /control/usage`: tool calls since the process started, without arguments or answers. The numbers only grow
+ * `GET /control/usage`: what the process did since it started, without arguments or answers. The numbers only grow
  * while `epoch` stays the same, so a reader keeps the latest of each (epoch, day, tool) and adds them up.
  */
 export const usageReport = z.object({
@@ -209,7 +218,57 @@ export const usageReport = z.object({
       errors: z.number().int(),
       totalMs: z.number(),
       maxMs: z.number(),
+      /** calls by latency, see {@link latencyBoundsMs}; empty from an older instance */
+      buckets: buckets.default([]),
+    }),
+  ),
+  /** requests to the SDP API; absent from an older instance, like what follows */
+  upstream: z
+    .array(
+      z.object({
+        /** first part of the path below `/api/v3`, e.g. `requests` */
+        module: z.string(),
+        outcome: z.enum(['ok', 'refused', 'limited', 'failed', 'unreachable']),
+        calls: z.number().int(),
+        totalMs: z.number(),
+        buckets,
+      }),
+    )
+    .default([]),
+  tokens: z
+    .object({
+      /** calls of the token endpoint, and how many of them failed */
+      mints: z.number().int(),
+      failures: z.number().int(),
+      /** of the 10 in 10 minutes that Zoho allows a refresh token */
+      mintsLeft: z.number().int(),
+      /** `failing`: the accounts server is left alone for a while */
+      accountsServer: z.enum(['fine', 'failing']),
+    })
+    .nullable()
+    .default(null),
+})
+export type UsageReport = z.infer<typeof usageReport>
+
+/**
+ * `GET /control/sessions`: the MCP sessions of this instance. The ids are as good as keys within the user: they are for
+ * the control plane's own routing and are never shown.
+ */
+export const sessionReport = z.object({
+  sessions: z.array(
+    z.object({
+      id: z.string(),
+      transport: z.enum(['sse', 'streamable']),
+      /** as the client introduced itself; null before it did */
+      client: z.object({ name: z.string(), version: z.string() }).nullable(),
+      startedAt: z.iso.datetime(),
+      lastActivityAt: z.iso.datetime(),
+      calls: z.number().int(),
+      inFlight: z.number().int(),
+      openStreams: z.number().int(),
+      bytesIn: z.number().int(),
+      bytesOut: z.number().int(),
     }),
   ),
 })
-export type UsageReport = z.infer<typeof usageReport>
+export type SessionReport = z.infer<typeof sessionReport>

@@ -148,7 +148,10 @@ describe('an instance started by the control plane', () => {
     const report = await fetch(`${url}/control/connection/exchange`, control)
     expect(await report.json()).toMatchObject({ state: 'connected', reasonCode: null })
     const usage = await fetch(`${url}/control/usage`, { headers: control.headers })
-    expect(usageReport.parse(await usage.json()).tools).toEqual([])
+    expect(usageReport.parse(await usage.json())).toMatchObject({
+      tools: [],
+      tokens: { mints: 1, failures: 0, mintsLeft: 9, accountsServer: 'fine' },
+    })
     child.kill('SIGTERM')
     expect(await exit).toBe(0)
     expect(stdout()).toBe('')

@@ -19,7 +19,7 @@ import { checkPortal } from './sdp/check-portal.ts'
 import { SealError } from './seal.ts'
 import { buildServer, servicesOf } from './server.ts'
 import { fileStore } from './tokens/file-store.ts'
-import { createKeeper, type Keeper } from './tokens/keeper.ts'
+import { createKeeper, type Keeper, mintLimit } from './tokens/keeper.ts'
 import { enrollLoneUser, postgresStore } from './tokens/postgres-store.ts'
 import type { TokenStore } from './tokens/store.ts'
 import { createZohoAccounts } from './tokens/zoho-accounts.ts'
@@ -29,6 +29,7 @@ import { localGate } from './transports/local-gate.ts'
 import { statementGate } from './transports/statement.ts'
 import { serveStdio } from './transports/stdio.ts'
 import { checkLiteralHost, guardedConnector } from './upstream-guard.ts'
+import { meterUpstream, type UpstreamMeter } from './upstream-meter.ts'
 import { createUsage } from './usage.ts'
 
 /**
@@ -84,7 +85,7 @@ async function runManaged(): Promise<void> {
   }
   const { user, sdp, toolsets, readOnly, consentLinks, key, generation, maxSessions } = boot
   const log = createLog({ level: boot.logLevel, username: user.username })
-  const { context, keeper, audit } = assemble({
+  const { context, keeper, audit, meter } = assemble({
     user,
     settings: { sdp, toolsets, readOnly, consentLinks },
     store: postgresStore({
@@ -103,7 +104,7 @@ async function runManaged(): Promise<void> {
   })
   const audience = statementAudience(user.id, generation)
   const gate = statementGate({ keys: boot.statementKeys, audience, username: user.username })
-  await listen(context, { keeper, audit }, { ...boot.listen, gate, audience, maxSessions })
+  await listen({ context, keeper, audit, meter }, { ...boot.listen, gate, audience, maxSessions })
 }
 
 async function runAlone(args: string[]): Promise<void> {
@@ -118,7 +119,7 @@ async function runAlone(args: string[]): Promise<void> {
   const { username, sdp, toolsets, readOnly, listen: address } = config
   const log = createLog({ level: config.logLevel, username })
   const { store, userId } = await openStore(config, log)
-  const { context, keeper, audit } = assemble({
+  const { context, keeper, audit, meter } = assemble({
     user: { id: userId, username, displayName: username, email: null },
     settings: { sdp, toolsets, readOnly },
     store,
@@ -128,7 +129,7 @@ async function runAlone(args: string[]): Promise<void> {
   })
   if (config.transport === 'http') {
     const gate = localGate(address)
-    const { port } = await listen(context, { keeper, audit }, { ...address, gate, audience: 'stand-alone' })
+    const { port } = await listen({ context, keeper, audit, meter }, { ...address, gate, audience: 'stand-alone' })
     const url = `http://${address.host.includes(':') ? `[${address.host}]` : address.host}:${port}`
     const header = address.apiKey === undefined ? '' : ' --header "Authorization: Bearer <SDP_API_KEY>"'
     process.stderr.write(
@@ -176,7 +177,7 @@ async function openStore(config: StandAlone, log: Logger): Promise<{ store: Toke
   }
 }
 
-type Assembled = { context: InstanceContext; keeper: Keeper; audit: ToolAudit | undefined }
+type Assembled = { context: InstanceContext; keeper: Keeper; audit: ToolAudit | undefined; meter: UpstreamMeter }
 
 function assemble({ user, settings, store, log, howToAuthorize, upstreams }: Setup): Assembled {
   const connectTimeoutMs = 10_000
@@ -195,20 +196,20 @@ function assemble({ user, settings, store, log, howToAuthorize, upstreams }: Set
     return fetch(input, { dispatcher, ...init })
   }
   const { sdp } = settings
+  const meter = meterUpstream(boundFetch, sdp.accountsUrl)
   const accounts = createZohoAccounts({
     accountsUrl: sdp.accountsUrl,
     consoleUrl: dataCenterHosts[sdp.dataCenter].console,
-    fetch: boundFetch,
+    fetch: meter.fetch,
   })
   const keeper = createKeeper({ store, accounts, log, howToAuthorize, expectedEmail: user.email })
-  const context = { user, ...settings, tokens: keeper, fetch: boundFetch, log, now: Date.now, version }
+  const context = { user, ...settings, tokens: keeper, fetch: meter.fetch, log, now: Date.now, version }
   const write = store.recordToolCalls?.bind(store)
-  return { context, keeper, audit: write && createToolAudit({ write, log }) }
+  return { context, keeper, audit: write && createToolAudit({ write, log }), meter }
 }
 
 async function listen(
-  context: InstanceContext,
-  { keeper, audit }: Pick<Assembled, 'keeper' | 'audit'>,
+  { context, keeper, audit, meter }: Assembled,
   {
     host,
     port,
@@ -236,7 +237,12 @@ async function listen(
           },
         }),
       control: {
-        usage: usage.report,
+        async usage() {
+          const { upstream, mints, failures } = meter.report()
+          const { mintsInWindow, accountsServer } = await keeper.status()
+          const mintsLeft = Math.max(0, mintLimit - mintsInWindow)
+          return { ...usage.report(), upstream, tokens: { mints, failures, mintsLeft, accountsServer } }
+        },
         exchange: async () =>
           checkPortal(
             await keeper.exchange(),

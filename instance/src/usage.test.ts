@@ -1,6 +1,11 @@
 import { expect, test } from 'vitest'
-import { usageReport } from './contract.ts'
+import { latencyBoundsMs, usageReport } from './contract.ts'
 import { createUsage } from './usage.ts'
+
+const inBuckets = (...durationsMs: number[]) =>
+  [...latencyBoundsMs, Number.POSITIVE_INFINITY].map(
+    (bound, at) => durationsMs.filter(ms => ms <= bound && ms > (latencyBoundsMs[at - 1] ?? -1)).length,
+  )
 
 test('calls are counted per day and tool, for a week', () => {
   let clock = Date.UTC(2026, 0, 1, 23, 59)
@@ -10,8 +15,8 @@ test('calls are counted per day and tool, for a week', () => {
   usage.record({ tool: 'add_note', outcome: 'ok', durationMs: 5 })
   const first = usageReport.parse(usage.report())
   expect(first.tools).toEqual([
-    { day: '2026-01-01', tool: 'get_request', calls: 2, errors: 1, totalMs: 40, maxMs: 30 },
-    { day: '2026-01-01', tool: 'add_note', calls: 1, errors: 0, totalMs: 5, maxMs: 5 },
+    { day: '2026-01-01', tool: 'get_request', calls: 2, errors: 1, totalMs: 40, maxMs: 30, buckets: inBuckets(10, 30) },
+    { day: '2026-01-01', tool: 'add_note', calls: 1, errors: 0, totalMs: 5, maxMs: 5, buckets: inBuckets(5) },
   ])
   for (let day = 0; day < 7; day++) {
     clock += 24 * 60 * 60 * 1000

@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import type { UsageReport } from './contract.ts'
+import { addTo, createBuckets } from './latency.ts'
 
 export type Usage = {
   record(call: { tool: string; outcome: string; durationMs: number }): void
-  report(): UsageReport
+  report(): Pick<UsageReport, 'epoch' | 'tools'>
 }
 
 const keptDays = 7
@@ -18,11 +19,20 @@ export function createUsage(now: () => number = Date.now): Usage {
       const day = new Date(now()).toISOString().slice(0, 10)
       const tools = days.get(day) ?? new Map<string, UsageReport['tools'][number]>()
       days.set(day, tools)
-      const entry = tools.get(tool) ?? { day, tool, calls: 0, errors: 0, totalMs: 0, maxMs: 0 }
+      const entry = tools.get(tool) ?? {
+        day,
+        tool,
+        calls: 0,
+        errors: 0,
+        totalMs: 0,
+        maxMs: 0,
+        buckets: createBuckets(),
+      }
       tools.set(tool, entry)
       entry.calls++
       if (outcome !== 'ok') entry.errors++
       entry.totalMs += durationMs
+      addTo(entry.buckets, durationMs)
       entry.maxMs = Math.max(entry.maxMs, durationMs)
       const oldest = days.size > keptDays ? days.keys().next().value : undefined
       if (oldest !== undefined) days.delete(oldest)

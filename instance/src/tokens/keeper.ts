@@ -41,7 +41,7 @@ export type Keeper = Omit<TokenKeeper, 'status'> & {
 }
 
 /** Zoho allows 10 in 10 minutes (fact sheet 2.7). What nobody waits for leaves two for what somebody does. */
-const mintLimit = 10
+export const mintLimit = 10
 const reservedMints = 2
 /** A token this close to its end is not handed out while a better one can be had. */
 const marginMs = 60_000

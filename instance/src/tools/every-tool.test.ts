@@ -50,7 +50,7 @@ beforeAll(async () => {
     control: {
       exchange: () => Promise.reject(new Error('not here')),
       revoke: () => Promise.reject(new Error('not here')),
-      usage: () => ({ epoch: '', tools: [] }),
+      usage: () => Promise.reject(new Error('not here')),
     },
     log: pino({ level: 'silent' }),
   })

@@ -7,9 +7,9 @@ import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/
 import { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import { exportJWK, generateKeyPair, SignJWT } from 'jose'
 import { pino } from 'pino'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { z } from 'zod'
-import { type ConnectionReport, health, statementAudience, statementIssuer } from '../contract.ts'
+import { type ConnectionReport, health, sessionReport, statementAudience, statementIssuer } from '../contract.ts'
 import { type HttpOptions, type HttpServer, type SessionWish, serveHttp } from './http.ts'
 import { statementGate } from './statement.ts'
 
@@ -67,7 +67,7 @@ async function serve(more: Partial<HttpOptions> = {}): Promise<Running> {
     control: {
       exchange: async () => report,
       revoke: async () => ({ ...report, state: 'needs-authorization' }),
-      usage: () => ({ epoch: userId, tools: [] }),
+      usage: async () => ({ epoch: userId, tools: [], upstream: [], tokens: null }),
     },
     log: pino({ level: 'silent' }),
     buildServer(wish) {
@@ -306,6 +306,42 @@ describe('nobody enters', () => {
     expect(await gate(asked)).toMatchObject({ status: 401 })
   })
 })
+
+test.for(['streamable', 'sse'] as const)(
+  'the control plane sees who is connected over %s, and what they do',
+  async kind => {
+    const { url, calls } = await serve()
+    const { client } = await connectClient(kind, url)
+    await client.callTool({ name: 'echo', arguments: { text: 'hello' } })
+    const waiting = client.callTool({ name: 'wait', arguments: { name: 'one' } })
+    await vi.waitFor(() => expect(calls).toHaveLength(1))
+    const headers = { authorization: `Bearer ${await statement({ purpose: 'control' })}` }
+    const ask = async () => sessionReport.parse(await (await fetch(`${url}/control/sessions`, { headers })).json())
+    const { sessions } = await ask()
+    expect(sessions).toMatchObject([
+      {
+        transport: kind,
+        client: { name: 'test', version: '1' },
+        calls: 3,
+        inFlight: 1,
+        openStreams: expect.any(Number),
+      },
+    ])
+    expect(sessions[0]?.openStreams).toBeGreaterThan(0)
+    expect(sessions[0]?.bytesIn).toBeGreaterThan(100)
+    expect(sessions[0]?.bytesOut).toBeGreaterThan(100)
+    expect(health.parse(await (await fetch(`${url}/healthz`)).json())).toMatchObject({
+      sessions: 1,
+      inFlight: 1,
+      inUse: 1,
+    })
+    calls[0]?.finish()
+    await waiting
+    expect((await ask()).sessions[0]).toMatchObject({ calls: 3, inFlight: 0 })
+    // a client's own statement opens none of this
+    expect((await fetch(`${url}/control/sessions`, { headers: { authorization } })).status).toBe(403)
+  },
+)
 
 describe('session rules', () => {
   test('no session id is 400, an unknown or ended one 404, each with a JSON-RPC error', async () => {

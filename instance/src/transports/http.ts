@@ -12,7 +12,14 @@ import {
   type RequestId,
 } from '@modelcontextprotocol/sdk/types.js'
 import type { Logger } from 'pino'
-import { type ConnectionReport, type Health, type Toolset, toolsets, type UsageReport } from '../contract.ts'
+import {
+  type ConnectionReport,
+  type Health,
+  type SessionReport,
+  type Toolset,
+  toolsets,
+  type UsageReport,
+} from '../contract.ts'
 import { createEventStore, type ResumableEvents } from './event-store.ts'
 import { createSessions, requestIdOf, type Session } from './sessions.ts'
 
@@ -37,7 +44,7 @@ export type HttpOptions = {
   control: {
     exchange(): Promise<ConnectionReport>
     revoke(): Promise<ConnectionReport>
-    usage(): UsageReport
+    usage(): Promise<UsageReport>
   }
   log: Logger
   maxSessions?: number
@@ -66,7 +73,7 @@ const jsonRpcCodes = { parse: -32700, invalid: -32600, generic: -32000, noSessio
  *     GET  /sse  POST /messages?sessionId=      the legacy transport of 2024-11-05
  *     POST GET DELETE /mcp                      Streamable HTTP
  *     GET  /healthz                             for everybody
- *     POST /control/connection/{exchange,revoke}, GET /control/usage   for the control plane
+ *     POST /control/connection/{exchange,revoke}, GET /control/{usage,sessions}   for the control plane
  *
  * @throws Error with code EADDRINUSE when another process listens there
  */
@@ -117,7 +124,9 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       case '/control/connection/revoke':
         return allows(request, response, ['POST']) ? answer(response, 200, await options.control.revoke()) : undefined
       case '/control/usage':
-        return allows(request, response, ['GET']) ? answer(response, 200, options.control.usage()) : undefined
+        return allows(request, response, ['GET']) ? answer(response, 200, await options.control.usage()) : undefined
+      case '/control/sessions':
+        return allows(request, response, ['GET']) ? answer(response, 200, sessionReport()) : undefined
       case '/sse':
         return allows(request, response, ['GET']) ? openLegacy(request, response, url) : undefined
       case '/messages':
@@ -137,8 +146,29 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       ...options.identity,
       uptimeSeconds: Math.round((performance.now() - startedAt) / 1000),
       sessions: sessions.size,
+      inFlight: sessions.inFlight(),
+      inUse: sessions.inUse(),
     }
     answer(response, 200, body)
+  }
+
+  function sessionReport(): SessionReport {
+    for (const [session, { response }] of legacyStreams) session.bytesOut = response.socket?.bytesWritten ?? 0
+    const instant = (ms: number) => new Date(ms).toISOString()
+    return {
+      sessions: [...sessions.all()].map(session => ({
+        id: session.id,
+        transport: session.kind,
+        client: session.client(),
+        startedAt: instant(session.startedAt),
+        lastActivityAt: instant(session.usedAt),
+        calls: session.calls,
+        inFlight: session.inFlight.size,
+        openStreams: session.openStreams,
+        bytesIn: session.bytesIn,
+        bytesOut: session.bytesOut,
+      })),
+    }
   }
 
   /** Answers and returns undefined when no further session may begin. */
@@ -185,6 +215,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     if (!message.success)
       return refuse(response, 400, jsonRpcCodes.invalid, 'The body is not one JSON-RPC 2.0 message.')
     const { transport } = found as Session<SSEServerTransport>
+    found.bytesIn += body.bytes
     const requestId = requestIdOf(message.data)
     if (stopping && requestId !== undefined) return stoppingNow(response)
     if (requestId !== undefined && found.inFlight.has(requestId)) return idInUse(response)
@@ -203,6 +234,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     if (known) {
       if (stopping && ids.length > 0) return stoppingNow(response)
       if (ids.some(id => known.inFlight.has(id)) || new Set(ids).size < ids.length) return idInUse(response)
+      known.bytesIn += body.bytes
       return forward(request, response, known, url, { parsed: body.value, ids })
     }
     if (!messages.some(isInitializeRequest))
@@ -224,6 +256,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     })
     const session = await sessions.open(id, 'streamable', server, transport)
     eventStores.set(session, events)
+    session.bytesIn += body.bytes
     await forward(request, response, session, url, { parsed: body.value, ids })
     if (!sessions.get(id)) await session.close()
   }
@@ -276,12 +309,16 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     const isStream = webResponse.body !== null && webResponse.headers.get('content-type') === 'text/event-stream'
     if (!isStream) {
       response.writeHead(webResponse.status, Object.fromEntries(webResponse.headers))
-      response.end(webResponse.body === null ? undefined : await webResponse.text())
+      const text = webResponse.body === null ? undefined : await webResponse.text()
+      session.bytesOut += text === undefined ? 0 : Buffer.byteLength(text)
+      response.end(text)
       return
     }
     session.openStreams++
     try {
-      const whole = await pump(webResponse, response, endAfterEvents)
+      const whole = await pump(webResponse, response, endAfterEvents, bytes => {
+        session.bytesOut += bytes
+      })
       if (!whole && ids.length > 0) abandon(session, ids, protocolVersion(request, parsed))
     } finally {
       session.openStreams--
@@ -306,7 +343,10 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
   }
 
   /** @returns undefined when it has answered already */
-  async function readJson(request: IncomingMessage, response: ServerResponse): Promise<{ value: unknown } | undefined> {
+  async function readJson(
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<{ value: unknown; bytes: number } | undefined> {
     const type = request.headers['content-type'] ?? ''
     if (!/^application\/json\s*(;|$)/i.test(type)) {
       request.resume()
@@ -323,7 +363,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       )
     }
     try {
-      return { value: JSON.parse(text) }
+      return { value: JSON.parse(text), bytes: Buffer.byteLength(text) }
     } catch {
       return void refuse(response, 400, jsonRpcCodes.parse, 'The body is not valid JSON.')
     }
@@ -400,7 +440,12 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
  * Writes a web response to the wire, event by event and under back pressure.
  * @returns false when the client left before the end
  */
-async function pump(from: Response, to: ServerResponse, endAfterEvents: number | undefined): Promise<boolean> {
+async function pump(
+  from: Response,
+  to: ServerResponse,
+  endAfterEvents: number | undefined,
+  sent: (bytes: number) => void,
+): Promise<boolean> {
   const reader = (from.body as ReadableStream<Uint8Array>).getReader()
   let gone = to.destroyed
   const onClose = () => {
@@ -429,6 +474,7 @@ async function pump(from: Response, to: ServerResponse, endAfterEvents: number |
     while (left-- > 0) {
       const { done, value } = await reader.read()
       if (done || gone) break
+      sent(value.length)
       if (!to.write(value) && !(await drained(to))) {
         to.destroy()
         gone = true

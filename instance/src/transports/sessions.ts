@@ -12,6 +12,14 @@ export type Session<T extends Transport = Transport> = {
   readonly inFlight: ReadonlySet<RequestId>
   /** open event streams; a session with one is in use, however quiet */
   openStreams: number
+  readonly startedAt: number
+  readonly usedAt: number
+  /** requests so far */
+  readonly calls: number
+  bytesIn: number
+  bytesOut: number
+  /** as the client introduced itself; null before it did */
+  client(): { name: string; version: string } | null
   touch(): void
   /** Cancels calls whose client is gone, as if it had sent `notifications/cancelled`. */
   abandon(ids: Iterable<RequestId>): void
@@ -28,17 +36,21 @@ export type Sessions = {
   add(session: Session): void
   all(): Iterable<Session>
   inFlight(): number
+  /** Sessions somebody is there for. Clients seldom end a session in words, so those that fell silent do not count. */
+  inUse(): number
   close(): Promise<void>
 }
 
 /** A cancelled call is never answered by the SDK; its stream is ended this long after. */
 const afterCancelMs = 1_000
+/** A client that holds no stream may take this long from one call to the next. */
+const quietMs = 30_000
 /** A session without a stream may be ended for a new one after this long. */
 const givesWayAfterMs = 60_000
 
 export function createSessions(options: { max: number; idleMs: number; log: Logger; now?: () => number }): Sessions {
   const { max, idleMs, log, now = Date.now } = options
-  type Kept = Session & { usedAt: number }
+  type Kept = { -readonly [Field in keyof Session]: Session[Field] }
   const sessions = new Map<string, Kept>()
   const isIdle = (session: Kept, forMs: number) =>
     session.openStreams === 0 && session.inFlight.size === 0 && now() - session.usedAt > forMs
@@ -62,6 +74,8 @@ export function createSessions(options: { max: number; idleMs: number; log: Logg
     get: id => (id === undefined ? undefined : sessions.get(id)),
     all: () => sessions.values(),
     inFlight: () => sessions.values().reduce((sum, session) => sum + session.inFlight.size, 0),
+
+    inUse: () => sessions.values().reduce((sum, session) => sum + (isIdle(session, quietMs) ? 0 : 1), 0),
 
     makeRoom() {
       if (sessions.size < max) return true
@@ -88,7 +102,10 @@ export function createSessions(options: { max: number; idleMs: number; log: Logg
       transport.onmessage = (message, extra) => {
         session.usedAt = now()
         const id = requestIdOf(message)
-        if (id !== undefined) inFlight.add(id)
+        if (id !== undefined) {
+          inFlight.add(id)
+          session.calls++
+        }
         deliver(message, extra)
         if ('method' in message && message.method === 'notifications/cancelled') {
           const requestId = message.params?.requestId as RequestId | undefined
@@ -111,13 +128,21 @@ export function createSessions(options: { max: number; idleMs: number; log: Logg
         sessions.delete(id)
         onclose?.()
       }
-      const session: Kept & { transport: typeof transport } = {
+      const session: Kept & { readonly transport: typeof transport } = {
         id,
         kind,
         transport,
         inFlight,
         openStreams: 0,
+        startedAt: now(),
         usedAt: now(),
+        calls: 0,
+        bytesIn: 0,
+        bytesOut: 0,
+        client() {
+          const told = server.server.getClientVersion()
+          return told ? { name: told.name.slice(0, 100), version: told.version.slice(0, 40) } : null
+        },
         touch() {
           session.usedAt = now()
         },
