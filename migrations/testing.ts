@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -30,12 +30,19 @@ export async function provideDatabase(project: TestProject, listen: string[] = [
   return close
 }
 
+export type TemplateServer = {
+  connection: DatabaseConnection
+  /** ends the server and starts it again on the same data and port, as an upgrade does */
+  restart(): Promise<void>
+  /** Every process of the server stands still, and nobody is told. @returns lets them go on */
+  pause(): Promise<() => void>
+  close(): Promise<void>
+}
+
 /** A server with a migrated template database that {@link cloneDatabase} copies. */
-export async function startTemplateServer(
-  listen: string[] = [],
-): Promise<{ connection: DatabaseConnection; close(): Promise<void> }> {
+export async function startTemplateServer(listen: string[] = []): Promise<TemplateServer> {
   const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-test-postgres-'))
-  const server = await startEmbeddedPostgres({
+  const options = {
     folder,
     port: await freePort(),
     user: 'sdpmcpservice',
@@ -43,7 +50,8 @@ export async function startTemplateServer(
     password: randomBytes(16).toString('hex'),
     // durability is not what tests ask for, speed is
     settings: { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '300' },
-  })
+  }
+  let server = await startEmbeddedPostgres(options)
   const connection = {
     host: '127.0.0.1',
     port: server.port,
@@ -55,6 +63,23 @@ export async function startTemplateServer(
   await migrate({ ...connection, database: template })
   return {
     connection,
+    async restart() {
+      await server.stop()
+      server = await startEmbeddedPostgres(options)
+    },
+    async pause() {
+      const leader = server.process.pid!
+      const all = [leader, ...(await childrenOf(leader))]
+      for (const pid of all) process.kill(pid, 'SIGSTOP')
+      return () => {
+        for (const pid of all)
+          try {
+            process.kill(pid, 'SIGCONT')
+          } catch {
+            // it ended meanwhile
+          }
+      }
+    },
     async close() {
       await server.stop()
       await rm(folder, { recursive: true, force: true })
@@ -74,6 +99,16 @@ export async function cloneDatabase(server: DatabaseConnection): Promise<Databas
     database,
     [Symbol.asyncDispose]: () => query(server, `drop database if exists ${database} with (force)`),
   }
+}
+
+async function childrenOf(pid: number): Promise<number[]> {
+  const stats = await Promise.all(
+    (await readdir('/proc'))
+      .filter(name => /^\d+$/.test(name))
+      .map(async name => [Number(name), await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '')] as const),
+  )
+  // the parent stands behind the name, which may contain anything, and the state
+  return stats.filter(([, stat]) => Number(/^.*\) \S (\d+)/s.exec(stat)?.[1]) === pid).map(([child]) => child)
 }
 
 async function query(connection: DatabaseConnection, sql: string): Promise<void> {

@@ -5,10 +5,12 @@ import { jsonSchemaTransform } from 'fastify-type-provider-zod'
 import type { Consent } from './consent.ts'
 import type { Door } from './door.ts'
 import { AppError } from './errors.ts'
+import { type ActivityRoutes, activityRoutes } from './http/activity.ts'
 import { auditRoutes } from './http/audit.ts'
 import { type AdminGuard, requireAdmin } from './http/auth.ts'
 import { connectRoutes } from './http/connect.ts'
 import { describeProblems } from './http/openapi.ts'
+import { type RolloutRoutes, rolloutRoutes } from './http/rollouts.ts'
 import { type App, createServer, type ErrorPages } from './http/server.ts'
 import { healthRoutes, type SystemRoutes, systemRoutes } from './http/system.ts'
 import { type UserRoutes, userRoutes } from './http/users.ts'
@@ -53,10 +55,13 @@ export function buildPublicApp(
 export async function buildAdminApp(
   parts: UserRoutes &
     SystemRoutes &
+    ActivityRoutes &
+    RolloutRoutes &
     AdminGuard & { door?: Door; patience?: Patience; log: Logger; errorPages: ErrorPages; swaggerAssets?: string },
 ): Promise<App> {
   const app = createServer({
     ...parts,
+    done: parts.metrics.httpDone,
     serverFactory: handler =>
       listener((request, response) => {
         if (!parts.door?.stops(request, response)) handler(request, response)
@@ -88,6 +93,8 @@ export async function buildAdminApp(
     userRoutes(scope as App, parts)
     auditRoutes(scope as App, parts)
     systemRoutes(scope as App, parts)
+    activityRoutes(scope as App, parts)
+    rolloutRoutes(scope as App, parts)
   })
   return app
 }

@@ -5,6 +5,7 @@ import { inspect } from 'node:util'
 import { dataCenterHosts, dataCenters, plainAddress } from '@sdp-mcp/instance/contract'
 import { type SealingKey, sealingKey } from '@sdp-mcp/instance/seal'
 import { z } from 'zod'
+import { faultPoints } from './fault-points.ts'
 
 /** A value that prints as `[redacted]` wherever it is logged, inspected or serialised. */
 export class Secret {
@@ -55,6 +56,12 @@ const originWithoutPath = address
   .transform(url => url.origin)
 const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
   z.enum(values, `must be one of ${values.join(', ')}`)
+const unitMs: Record<string, number> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+/** Milliseconds of `90s`, `30m`, `8h` or `2d`; null for `never`. */
+const duration = z
+  .string()
+  .regex(/^(never|[1-9]\d{0,5}[smhd])$/, 'must be a number with its unit, such as 90s, 30m, 8h or 2d, or never')
+  .transform(value => (value === 'never' ? null : Number(value.slice(0, -1)) * unitMs[value.slice(-1)]!))
 const list = z.string().transform(value =>
   value
     .split(',')
@@ -174,6 +181,12 @@ const variables = {
   SDP_INSTANCE_MEMORY_MB: whole('a whole number').min(64, 'must be at least 64').default(256),
   SDP_INSTANCE_CPUS: z.coerce.number('must be a number').positive('must be more than 0').default(1),
   SDP_INSTANCE_PIDS: whole('a whole number').min(16, 'must be at least 16').default(128),
+  SDP_INSTANCE_MEMORY_REQUEST_MB: whole('a whole number').min(16, 'must be at least 16').default(96),
+  SDP_HOST_MEMORY_RESERVE_MB: whole('a whole number').min(0, 'must not be negative').default(1024),
+  SDP_MAX_INSTANCES: whole('a whole number').min(1, 'must be at least 1').optional(),
+  SDP_IDLE_STOP_AFTER: duration.default(30 * 60_000),
+  SDP_IDLE_STREAM_STOP_AFTER: duration.default(8 * 3_600_000),
+  SDP_FAULT_POINT: oneOf(faultPoints).optional(),
   SDP_AUDIT_RETENTION_DAYS: whole('a whole number of days')
     .refine(days => days === 0 || days >= 30, 'must be at least 30, or 0 to keep the audit for ever')
     .default(365),
@@ -377,6 +390,14 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       databasePort: value.SDP_INSTANCE_DB_PORT ?? value.SDP_DB_PORT,
       limits: { memoryMb: value.SDP_INSTANCE_MEMORY_MB, cpus: value.SDP_INSTANCE_CPUS, pids: value.SDP_INSTANCE_PIDS },
     },
+    capacity: {
+      maxInstances: value.SDP_MAX_INSTANCES ?? null,
+      requestMb: value.SDP_INSTANCE_MEMORY_REQUEST_MB,
+      reserveMb: value.SDP_HOST_MEMORY_RESERVE_MB,
+    },
+    /** null: never */
+    idle: { stopAfterMs: value.SDP_IDLE_STOP_AFTER, streamStopAfterMs: value.SDP_IDLE_STREAM_STOP_AFTER },
+    faultPoint: value.SDP_FAULT_POINT,
     /** days; null: for ever */
     auditRetentionDays: value.SDP_AUDIT_RETENTION_DAYS || null,
     logLevel: value.SDP_LOG_LEVEL,

@@ -1,12 +1,11 @@
-import { type ConnectionReport, connectionReport, sealContext } from '@sdp-mcp/instance/contract'
+import { type ConnectionReport, sealContext } from '@sdp-mcp/instance/contract'
 import { seal } from '@sdp-mcp/instance/seal'
-import { request } from 'undici'
 import type { z } from 'zod'
 import { appendAudit } from './audit.ts'
 import type { Db } from './db.ts'
 import { AppError, catalogue, type ErrorCode } from './errors.ts'
 import type { Fleet } from './fleet/fleet.ts'
-import type { StatementSigner } from './identity.ts'
+import type { InstanceControl } from './instance-control.ts'
 import type { Logger } from './log.ts'
 import type { authorizationMaterial } from './user-schemas.ts'
 import type { Users } from './users.ts'
@@ -18,8 +17,7 @@ import type { Vault } from './vault.ts'
  */
 export type Connections = ReturnType<typeof createConnections>
 
-const exchangeTimeoutMs = 25_000
-const revokeTimeoutMs = 10_000
+const readyTimeoutMs = 25_000
 
 /** What an admin gave, or what came back from the consent page together with the client that asked for it. */
 type Material = z.infer<typeof authorizationMaterial> & {
@@ -31,39 +29,17 @@ type Dependencies = {
   users: Users
   vault: Vault
   fleet: Pick<Fleet, 'ensureReady'>
-  signer: StatementSigner
+  control: Pick<InstanceControl, 'exchange' | 'revoke'>
   log: Logger
 }
 
-export function createConnections({ db, users, vault, fleet, signer, log }: Dependencies) {
-  async function callInstance(
-    userId: string,
-    instance: { address: string; generation: number },
-    verb: 'exchange' | 'revoke',
-    timeoutMs: number,
-  ): Promise<ConnectionReport> {
-    const { username } = await users.settings(userId)
-    const statement = await signer.statement({ userId, username, generation: instance.generation }, 'control')
-    try {
-      const { statusCode, body } = await request(`${instance.address}/control/connection/${verb}`, {
-        method: 'POST',
-        headers: { authorization: `Bearer ${statement}` },
-        headersTimeout: timeoutMs,
-        bodyTimeout: timeoutMs,
-      })
-      const text = await body.text()
-      if (statusCode !== 200) throw new Error(`the instance answered ${statusCode}: ${text.slice(0, 200)}`)
-      return connectionReport.parse(JSON.parse(text))
-    } catch (error) {
-      throw new AppError(
-        'instance-unreachable',
-        `The instance of "${username}" did not answer. Look at GET /v1/users/${username}/instance/logs, then try again.`,
-        {
-          cause: error,
-        },
-      )
-    }
-  }
+export function createConnections({ db, users, vault, fleet, control, log }: Dependencies) {
+  const targetOf = async (userId: string, { address, generation }: { address: string; generation: number }) => ({
+    userId,
+    username: (await users.settings(userId)).username,
+    address,
+    generation,
+  })
 
   return {
     /**
@@ -75,7 +51,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
       { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
     ): Promise<ConnectionReport> {
       const instance = await fleet.ensureReady(userId, { timeoutMs, ...(signal ? { signal } : {}) })
-      const report = await callInstance(userId, instance, 'exchange', exchangeTimeoutMs)
+      const report = await control.exchange(await targetOf(userId, instance))
       if (isRejection(report)) throw rejection(report)
       return report
     },
@@ -177,8 +153,8 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
               )
       let report: ConnectionReport
       try {
-        const instance = await fleet.ensureReady(userId, { timeoutMs: exchangeTimeoutMs })
-        report = await callInstance(userId, instance, 'exchange', exchangeTimeoutMs)
+        const instance = await fleet.ensureReady(userId, { timeoutMs: readyTimeoutMs })
+        report = await control.exchange(await targetOf(userId, instance))
       } catch (error) {
         await restore()
         throw error
@@ -220,8 +196,8 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
       if (!row?.held) return true
       let failure: unknown
       try {
-        const instance = await fleet.ensureReady(userId, { timeoutMs: exchangeTimeoutMs })
-        const report = await callInstance(userId, instance, 'revoke', revokeTimeoutMs)
+        const instance = await fleet.ensureReady(userId, { timeoutMs: readyTimeoutMs })
+        const report = await control.revoke(await targetOf(userId, instance))
         if (report.reasonCode !== null)
           throw new AppError('accounts-unavailable', report.reason ?? 'Zoho did not revoke the grant. Try again.', {
             retryAfterSeconds: 30,
@@ -261,7 +237,7 @@ export function createConnections({ db, users, vault, fleet, signer, log }: Depe
       const { username } = row
       try {
         if (!instance) throw new Error('no instance is running')
-        const report = await callInstance(userId, instance, 'revoke', revokeTimeoutMs)
+        const report = await control.revoke(await targetOf(userId, instance))
         if (report.reasonCode !== null) throw new Error(report.reason ?? report.reasonCode)
         await appendAudit(db, { actor: 'system', action: 'connection.revoked', username, userId })
       } catch (error) {

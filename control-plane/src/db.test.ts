@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, beforeAll, expect, inject, test } from 'vitest'
-import { createDb } from './db.ts'
+import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { createDb, type Db } from './db.ts'
 import { eventually } from './fleet/testing/support.ts'
 import { openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { openRelay } from './testing/relay.ts'
@@ -230,4 +230,40 @@ test('a statement that takes longer than allowed is ended and told as an outage'
       await tx.query('select pg_sleep(5)')
     }),
   ).rejects.toMatchObject({ code: 'database-unavailable' })
+})
+
+describe('of all who take part in an election', () => {
+  async function candidate(db: Db) {
+    const told: boolean[] = []
+    return { ...(await db.lead('the fleet of a test', leading => told.push(leading))), told }
+  }
+
+  test('one leads, and another takes over when it leaves', async () => {
+    const candidates = await Promise.all(Array.from({ length: 5 }, () => candidate(database.db)))
+    const [first] = candidates.filter(one => one.leading())
+    expect(candidates.filter(one => one.leading())).toEqual([first])
+    expect(first?.told).toEqual([true])
+    await first?.close()
+    const others = candidates.filter(one => one !== first)
+    await eventually('another leads', () => others.some(one => one.leading()), 15_000)
+    expect(others.filter(one => one.leading())).toHaveLength(1)
+    await Promise.all(others.map(one => one.close()))
+  })
+
+  test('one that the database has not heard of is replaced, and knows by then that it no longer leads', async () => {
+    await using other = await openThroughRelay()
+    const hung = await candidate(other.db)
+    expect(hung.leading()).toBe(true)
+    const waiting = await candidate(database.db)
+    expect(waiting.leading()).toBe(false)
+    other.relay.freeze()
+    const frozenAt = performance.now()
+    while (!waiting.leading()) {
+      expect(performance.now() - frozenAt).toBeLessThan(20_000)
+      await delay(20)
+    }
+    expect(hung.leading()).toBe(false)
+    await waiting.close()
+    await hung.close()
+  }, 40_000)
 })

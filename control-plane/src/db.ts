@@ -29,8 +29,18 @@ export interface Db extends Queryable {
     channel: string,
     handler: (payload: string | null) => void,
   ): Promise<{ connected(): boolean; close(): Promise<void> }>
+  /**
+   * Takes part in the election named `key`: at most one process of all that take part leads. A leader that dies is
+   * replaced within two or three seconds, one that hangs within nine, when the server has ended its silent session.
+   *
+   * @param changed - called with each gain and loss
+   * @returns when it is known whether this process leads for now
+   */
+  lead(key: string, changed: (leading: boolean) => void): Promise<Leadership>
   close(): Promise<void>
 }
+
+export type Leadership = { leading(): boolean; close(): Promise<void> }
 
 export const notifySql = 'select pg_notify($1, $2)'
 
@@ -48,6 +58,9 @@ export type DbOptions = {
 const statementTimeoutMs = 10_000
 const connectTimeoutMs = 5_000
 const listenRetryMs = 500
+const electionPollMs = 1_500
+/** the server ends the session of a leader it has not heard of for this long; the leader itself stops believing earlier */
+const electionSilenceMs = 6_000
 
 export function createDb(options: DbOptions): Db {
   const connection = {
@@ -199,6 +212,73 @@ export function createDb(options: DbOptions): Db {
         async close() {
           closed = true
           clearTimeout(retry)
+          await client?.end().catch(() => {})
+        },
+      }
+    },
+
+    async lead(key, changed) {
+      let client: pg.Client | undefined
+      let held = false
+      let heardAt = Number.NEGATIVE_INFINITY
+      let closed = false
+      let timer: NodeJS.Timeout | undefined
+
+      const lose = () => {
+        const lost = client
+        client = undefined
+        lost?.end().catch(() => {})
+        if (!held) return
+        held = false
+        changed(false)
+      }
+      const connect = async () => {
+        const next = new pg.Client({ ...connection, statement_timeout: 3_000, query_timeout: 4_000 })
+        next.on('error', onError)
+        next.once('end', () => {
+          if (client === next) lose()
+        })
+        try {
+          await next.connect()
+          await next.query(`set idle_session_timeout = ${electionSilenceMs}`)
+        } catch (error) {
+          await next.end().catch(() => {})
+          throw error
+        }
+        client = next
+        return next
+      }
+      const round = async () => {
+        const current = client ?? (await connect())
+        // the clock that no administrator sets; from before the question, so that we give up before the server does
+        const asked = performance.now()
+        if (held) {
+          await current.query('select 1')
+          heardAt = asked
+          return
+        }
+        const { rows } = await current.query('select pg_try_advisory_lock(hashtextextended($1, 0)) as taken', [key])
+        if (!rows[0].taken || client !== current) return
+        held = true
+        heardAt = asked
+        changed(true)
+      }
+      const again = async () => {
+        try {
+          await round()
+        } catch (error) {
+          onError(error as Error)
+          lose()
+        }
+        if (!closed) timer = setTimeout(again, electionPollMs).unref()
+      }
+      await again()
+      return {
+        leading: () => held && performance.now() - heardAt < electionSilenceMs,
+        async close() {
+          closed = true
+          clearTimeout(timer)
+          held = false
           await client?.end().catch(() => {})
         },
       }

@@ -148,7 +148,7 @@ test('the proxy knows nothing of MCP', () => {
 
 /** Who writes which table; more than one where a second module must take part in the same transaction or write-behind. */
 const writers: Record<string, RegExp> = {
-  users: /^(users|fleet\/fleet)\.ts$/, // a client that connects starts what an admin had stopped
+  users: /^(users|fleet\/instance-table)\.ts$/, // a client that connects starts what an admin had stopped; a move is a generation
   api_keys: /^(api-keys|users|directory)\.ts$/, // removing a user ends its keys; the directory notes their use
   client_fingerprints: /^client-fingerprints\.ts$/,
   instances: /^(fleet\/.*|users\.ts)$/, // starting by hand forgets earlier failures, with the commit of the wish
@@ -158,6 +158,13 @@ const writers: Record<string, RegExp> = {
   oauth_access_tokens: /^(users|connections)\.ts$/, // a new client or grant makes the old token worthless
   connect_links: /^consent\.ts$/,
   audit_events: /^audit\.ts$/,
+  instance_moves: /^fleet\/instance-table\.ts$/,
+  instance_activity: /^activity\.ts$/,
+  tool_usage: /^usage\.ts$/,
+  rollouts: /^rollouts\.ts$/,
+  rollout_members: /^rollouts\.ts$/,
+  image_pins: /^rollouts\.ts$/,
+  default_image: /^rollouts\.ts$/,
 }
 
 test('a table is written by its owner only', () => {

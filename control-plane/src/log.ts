@@ -34,9 +34,31 @@ export function createLog(level: string, destination?: DestinationStream): Logge
         censor: '[redacted]',
       },
     },
-    destination ?? pino.destination({ sync: false }),
+    destination ?? standardOutput(),
   )
 }
+
+/**
+ * A disk that is full, or a reader that is gone, costs log lines and nothing else: not the process, not its memory, and not
+ * its end, where the library would try for ever to write the rest.
+ */
+function standardOutput(): DestinationStream {
+  const output = pino.destination({ sync: false, maxLength: keptUnwrittenBytes })
+  const flushSync = output.flushSync.bind(output)
+  let failing = false
+  output.flushSync = () => {
+    if (!failing) flushSync()
+  }
+  output.on('error', () => {
+    failing = true
+  })
+  output.on('write', () => {
+    failing = false
+  })
+  return output
+}
+
+const keptUnwrittenBytes = 1024 * 1024
 
 /** Name, message, code and causes; not the other properties, which may carry requests or connection settings. */
 function serializeError(error: unknown): unknown {

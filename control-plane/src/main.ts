@@ -6,6 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Boot } from '@sdp-mcp/instance/contract'
 import { migrate } from '@sdp-mcp/migrations'
 import manifest from '../package.json' with { type: 'json' }
+import { createActivity } from './activity.ts'
 import { buildAdminApp, buildPublicApp } from './app.ts'
 import { createAttempts } from './attempts.ts'
 import { keepRetention } from './audit.ts'
@@ -19,22 +20,29 @@ import { openDirectory } from './directory.ts'
 import { createDoors } from './door.ts'
 import { createDynamicCredentials } from './dynamic-credentials.ts'
 import { AppError } from './errors.ts'
+import { createFaultPoints } from './fault-points.ts'
 import { createDockerRuntime } from './fleet/docker-runtime.ts'
 import { createFleet } from './fleet/fleet.ts'
 import { createProcessRuntime } from './fleet/process-runtime.ts'
+import { selfCheck } from './fleet/self-check.ts'
 import { createAdminTokens, createStatementSigner } from './identity.ts'
+import { controlTargets, createInstanceControl } from './instance-control.ts'
 import { createKeyring } from './keyring.ts'
 import { createLog } from './log.ts'
 import { createMasterKey } from './master-key.ts'
+import { createMetrics } from './metrics.ts'
 import { createLimiter } from './proxy/limits.ts'
 import { createProxy } from './proxy/proxy.ts'
 import { createRoutes } from './proxy/routes.ts'
+import { createRollouts } from './rollouts.ts'
+import { createUsage } from './usage.ts'
 import { createUsers } from './users.ts'
 import { createVault } from './vault.ts'
 
 /** The program: reads the environment, builds everything, listens, and ends in order. Imported by nobody. */
 
 const { version } = manifest
+const collectUsageMs = 60_000
 const exitCodes = { config: 78, unavailable: 69, internal: 70 } // sysexits.h
 
 if (process.argv.includes('--version')) {
@@ -77,6 +85,11 @@ await masterKey.check().catch(fail)
 if (config.dynamicCredentials.mode !== 'off') await fingerprints.catchUp().catch(fail)
 const statementKeys = await signer.publicKeys().catch(fail)
 const routes = createRoutes()
+const activity = createActivity({ db, now, log })
+const metrics = createMetrics({ activity, version })
+const control = createInstanceControl({ signer })
+const usage = createUsage({ db, control, metrics, log })
+const reach = createFaultPoints(config.faultPoint)
 
 const runtime =
   config.runtime === 'docker'
@@ -89,15 +102,32 @@ const runtime =
 const fleet = createFleet({
   db,
   runtime,
-  config: { image: config.instance.image, portRange: config.instance.portRange, limits: config.instance.limits },
+  config: {
+    image: config.instance.image,
+    portRange: config.instance.portRange,
+    limits: config.instance.limits,
+    capacity: config.capacity,
+    idle: config.idle,
+  },
+  activity,
   log,
   now,
   bootFor,
   onRoute: (userId, to) => routes.set(userId, to),
+  beforeStop: async (userId, instance) => usage.collect({ userId, ...(await nameOf(userId)), ...instance }),
+  prove: async (userId, instance, signal) => {
+    const { username } = await nameOf(userId)
+    const statement = await signer.statement({ userId, username, generation: instance.generation }, 'mcp')
+    return selfCheck(instance.address, statement, signal)
+  },
+  observe: metrics.fleet,
+  reach,
   beforeRemove: (userId, instance) => connections.revoke(userId, instance),
   afterRemove: userId => users.erase(userId),
 })
-const connections = createConnections({ db, users, vault, fleet, signer, log })
+const connections = createConnections({ db, users, vault, fleet, control, log })
+metrics.leads(fleet.leading)
+const rollouts = createRollouts({ db, fleet, activity, image: config.instance.image, log, now, reach })
 const consent = createConsent({ db, users, connections, config })
 const directory = await openDirectory({
   db,
@@ -134,6 +164,9 @@ const proxy = createProxy({
   routes,
   fleet,
   signer,
+  activity,
+  control,
+  metrics: metrics.proxy,
   limiter: createLimiter(),
   ...(clients ? { clients } : {}),
   addressOf: doors.public.addressOf,
@@ -167,6 +200,10 @@ const adminApp = await buildAdminApp({
   directory,
   routes,
   proxy,
+  control,
+  usage,
+  metrics,
+  rollouts,
   db,
   log,
   errorPages,
@@ -183,6 +220,14 @@ const adminApp = await buildAdminApp({
 
 const retention = keepRetention({ db, days: config.auditRetentionDays, log })
 await fleet.start().catch(fail)
+const collecting = setInterval(() => {
+  if (fleet.leading())
+    void controlTargets({ db, routes })
+      .then(targets => usage.collectAll(targets))
+      .catch(error => log.warn({ error }, 'usage.collect.failed'))
+}, collectUsageMs)
+collecting.unref()
+rollouts.start()
 for (const [app, at] of [
   [publicApp, config.http],
   [adminApp, config.admin],
@@ -224,7 +269,11 @@ function end(why: string): Promise<void> {
     for (const app of apps) app.server.closeAllConnections()
     await closed
     clearInterval(idle)
+    clearInterval(collecting)
+    await rollouts.close()
     await fleet.close()
+    await activity.close()
+    await control.close()
     await routes.close()
     await directory.close()
     await retention.close()
@@ -236,6 +285,11 @@ function end(why: string): Promise<void> {
     process.exit(0)
   })()
   return ending
+}
+
+async function nameOf(userId: string): Promise<{ username: string }> {
+  const { username } = await users.settings(userId)
+  return { username }
 }
 
 async function bootFor(userId: string, { generation, port }: { generation: number; port: number }): Promise<Boot> {

@@ -8,7 +8,7 @@ import type { Logger } from '../log.ts'
 import { type EngineRequest, engineStatus, isGone, toRuntimeError } from './docker-errors.ts'
 import { demultiplex } from './docker-logs.ts'
 import { createGate } from './gate.ts'
-import { type InstanceSpec, type ObservedInstance, type Runtime, RuntimeError } from './runtime.ts'
+import { type InstanceSpec, limitsKey, type ObservedInstance, type Runtime, RuntimeError } from './runtime.ts'
 import { candidates, formatSubnet, parseSubnet, prefixFor, type Subnet } from './subnets.ts'
 
 /** The only importer of dockerode: one hardened container and one bridge network for each user. */
@@ -41,6 +41,7 @@ const label = {
   generation: 'com.sdp-mcp.generation',
   port: 'com.sdp-mcp.port',
   image: 'com.sdp-mcp.image',
+  limits: 'com.sdp-mcp.limits',
   configHash: 'com.sdp-mcp.config-hash',
 } as const
 
@@ -157,6 +158,7 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
       [label.generation]: String(generation),
       [label.port]: String(listen.port),
       [label.image]: spec.image,
+      [label.limits]: limitsKey(spec.limits),
       [label.configHash]: configHash,
     }
     return body
@@ -441,6 +443,7 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
       userId: Labels[label.userId] ?? '',
       generation: Number(Labels[label.generation]),
       image: Labels[label.image] ?? found.Config.Image,
+      limits: Labels[label.limits] ?? null,
       running: State.Running,
       address: State.Running ? address({ port: Labels[label.port], networks: found.NetworkSettings.Networks }) : null,
       exit: ended ? { code: State.ExitCode, outOfMemory: State.OOMKilled, at: instant(State.FinishedAt) } : null,
@@ -462,6 +465,7 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
       userId: Labels[label.userId] ?? '',
       generation: Number(Labels[label.generation]),
       image: Labels[label.image] ?? found.Image,
+      limits: Labels[label.limits] ?? null,
       running,
       address: running ? address({ port: Labels[label.port], networks: found.NetworkSettings?.Networks }) : null,
       exit: running || found.State === 'created' ? null : { code: 0, outOfMemory: false, at: null },
@@ -503,6 +507,14 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
       const request = { doing: 'asking for its version', timeoutMs: pingTimeoutMs }
       const found = await ask(request, abortSignal => version.call(docker, { abortSignal }))
       return { version: found.Version }
+    },
+
+    async hostMemoryMb() {
+      // the library's types know no options here
+      const info = docker.info as (options: object) => Promise<{ MemTotal: number }>
+      const request = { doing: 'asking for its memory', timeoutMs: readTimeoutMs }
+      const { MemTotal } = await ask(request, abortSignal => info.call(docker, { abortSignal }))
+      return Math.floor(MemTotal / 1_048_576)
     },
 
     async list(userId) {

@@ -14,7 +14,7 @@ import {
   testInstallation,
   withoutDocker,
 } from './testing/docker.ts'
-import { eventually, getJson, silentLog, testBoot } from './testing/support.ts'
+import { eventually, fleetStandIns, getJson, silentLog, testBoot, unlimited } from './testing/support.ts'
 
 // The journey of an instance on a real engine; what can go wrong in between is in fleet.test.ts.
 describe.skipIf(withoutDocker)('the fleet on a Docker engine', () => {
@@ -47,7 +47,12 @@ describe.skipIf(withoutDocker)('the fleet on a Docker engine', () => {
     const fleet = createFleet({
       db,
       runtime,
-      config: { image, portRange: [firstPort, firstPort + 20], limits: { memoryMb: 128, cpus: 1, pids: 64 } },
+      config: {
+        image,
+        portRange: [firstPort, firstPort + 20],
+        limits: { memoryMb: 128, cpus: 1, pids: 64 },
+        ...unlimited,
+      },
       log: silentLog,
       now: Date.now,
       async bootFor(userId, { generation, port }) {
@@ -55,6 +60,7 @@ describe.skipIf(withoutDocker)('the fleet on a Docker engine', () => {
         return testBoot({ userId, username: user!.username, generation, port })
       },
       onRoute: (userId, to) => routes.set(userId, to),
+      ...fleetStandIns(db),
       async beforeRemove() {},
       async afterRemove(userId) {
         await db.query('delete from users where id = $1', [userId])

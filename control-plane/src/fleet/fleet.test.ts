@@ -2,10 +2,11 @@ import { randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
 import { cloneDatabase } from '@sdp-mcp/migrations/testing'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
+import { createActivity } from '../activity.ts'
 import { createDb, type Db } from '../db.ts'
 import { createFleet, type Fleet, type FleetOptions, type InstanceRoute } from './fleet.ts'
 import { createMemoryEngine, createMemoryRuntime, type MemoryEngine } from './testing/memory-runtime.ts'
-import { eventually, silentLog, testBoot } from './testing/support.ts'
+import { eventually, fleetStandIns, silentLog, testBoot, unlimited } from './testing/support.ts'
 
 let database: Awaited<ReturnType<typeof cloneDatabase>>
 let db: Db
@@ -34,17 +35,28 @@ afterEach(async () => {
   await db.query('delete from users')
 })
 
-type Options = Partial<Omit<FleetOptions, 'config'>> & { engine?: MemoryEngine; image?: string; ports?: number }
+type Options = Partial<Omit<FleetOptions, 'config'>> & {
+  engine?: MemoryEngine
+  image?: string
+  ports?: number
+  config?: Partial<FleetOptions['config']>
+}
 
 /** A control plane's fleet on its own or a shared engine, and a record of what it said. */
-async function open({ engine = createMemoryEngine(), image = 'img:1', ports = 50, ...options }: Options = {}) {
+async function open({ engine = createMemoryEngine(), image = 'img:1', ports = 50, config, ...options }: Options = {}) {
   const routes = new Map<string, InstanceRoute | null>()
   const told: string[] = []
   let skewMs = 0
   const fleet = createFleet({
     db,
     runtime: createMemoryRuntime(engine),
-    config: { image, portRange: [firstPort, firstPort + ports - 1], limits: { memoryMb: 64, cpus: 1, pids: 32 } },
+    config: {
+      image,
+      portRange: [firstPort, firstPort + ports - 1],
+      limits: { memoryMb: 64, cpus: 1, pids: 32 },
+      ...unlimited,
+      ...config,
+    },
     log: silentLog,
     now: () => Date.now() + skewMs,
     random: () => 0.5,
@@ -57,6 +69,7 @@ async function open({ engine = createMemoryEngine(), image = 'img:1', ports = 50
       const what = to ? `${to.generation}` : 'none'
       if (told.at(-1) !== what) told.push(what)
     },
+    ...fleetStandIns(db),
     async beforeRemove(_, instance) {
       told.push(instance ? 'goodbye' : 'no goodbye')
     },
@@ -109,7 +122,7 @@ describe('an instance', () => {
     const { fleet, routes, engine } = await open()
     const userId = await addUser()
     const route = await fleet.ensureReady(userId, ready)
-    expect(route).toEqual({ address: `http://127.0.0.1:${firstPort}`, generation: 1 })
+    expect(route).toEqual({ address: `http://127.0.0.1:${firstPort}`, generation: 1, draining: null })
     expect(routes.get(userId)).toEqual(route)
     expect(await known(userId)).toMatchObject({
       state: 'ready',
@@ -182,7 +195,7 @@ describe('an instance', () => {
     await change(userId, 'generation = 2')
     await fleet.reconcile(userId)
     const after = await fleet.ensureReady(userId, ready)
-    expect(after).toEqual({ address: before.address, generation: 2 })
+    expect(after).toEqual({ address: before.address, generation: 2, draining: null })
     expect(told).toEqual(['1', 'none', '2'])
     expect(engine.instances.size).toBe(1)
     expect((await known(userId)).generation).toBe(2)
@@ -667,3 +680,242 @@ test('whatever the order of events, the end is what is wanted', async () => {
     ])
   }
 }, 60_000)
+
+describe('an instance that nobody uses', () => {
+  const idle = { stopAfterMs: 2_000, streamStopAfterMs: 60_000 }
+
+  test('is stopped, and wakes once for many who come at once', async () => {
+    const { fleet, engine, routes } = await open({ config: { idle } })
+    const userId = await addUser()
+    await fleet.ensureReady(userId, ready)
+    await eventually('asleep', async () => (await known(userId)).reason_code === 'idle')
+    await eventually('stopped', () => engine.running(userId).length === 0)
+    expect(routes.get(userId)).toBeNull()
+    const before = engine.starts
+    const woken = await Promise.all(Array.from({ length: 50 }, () => fleet.ensureReady(userId, ready)))
+    expect(new Set(woken.map(({ address }) => address)).size).toBe(1)
+    expect(engine.starts - before).toBe(1)
+  })
+
+  test('stays while a call is under way, while an instance says so, and while a stream is open', async () => {
+    const activity = createActivity({ db, now: Date.now, log: silentLog })
+    const { fleet, engine } = await open({ config: { idle }, activity })
+    const [calling, busy, streaming, unused] = await Promise.all(Array.from({ length: 4 }, () => addUser()))
+    for (const userId of [calling!, busy!, streaming!, unused!]) await fleet.ensureReady(userId, ready)
+    activity.meter(calling!).calls = 1
+    engine.running(busy!)[0]!.inFlight = 1
+    activity.meter(streaming!).streams = 1
+    await eventually('the unused one sleeps', async () => (await known(unused!)).reason_code === 'idle')
+    await new Promise(done => setTimeout(done, 1_500))
+    for (const userId of [calling!, busy!, streaming!]) expect((await known(userId)).state).toBe('ready')
+    // and goes when the last call has ended
+    activity.meter(calling!).calls = 0
+    engine.running(busy!)[0]!.inFlight = 0
+    for (const userId of [calling!, busy!])
+      await eventually('asleep', async () => (await known(userId)).reason_code === 'idle')
+    expect((await known(streaming!)).state).toBe('ready')
+    await activity.close()
+  })
+
+  test('stays because of traffic through another control plane', async () => {
+    const here = createActivity({ db, now: Date.now, log: silentLog })
+    const there = createActivity({ db, now: Date.now, log: silentLog })
+    const { fleet } = await open({ config: { idle }, activity: here })
+    const userId = await addUser()
+    await fleet.ensureReady(userId, ready)
+    const keepBusy = setInterval(() => {
+      there.meter(userId).activeAt = Date.now()
+      there.meter(userId).requests++
+      void there.flush()
+    }, 200)
+    await new Promise(done => setTimeout(done, 4_000))
+    expect((await known(userId)).state).toBe('ready')
+    clearInterval(keepBusy)
+    await eventually('asleep', async () => (await known(userId)).reason_code === 'idle')
+    await Promise.all([here.close(), there.close()])
+  })
+
+  test('whoever slips in while the door is being closed keeps it running', async () => {
+    const { fleet, engine, routes } = await open()
+    const userId = await addUser()
+    const route = await fleet.ensureReady(userId, ready)
+    const stops = engine.stops
+    const sleeping = fleet.sleep(userId)
+    await eventually('the door is closed', async () => routes.get(userId) === null)
+    engine.running(userId)[0]!.inFlight = 1
+    expect(await sleeping).toBe(false)
+    expect(engine.stops).toBe(stops)
+    expect(routes.get(userId)).toEqual(route)
+    expect(await known(userId)).toMatchObject({ state: 'ready', address: route.address })
+  })
+
+  test('never turns a request away, however often sleep and wake race', async () => {
+    const { fleet } = await open()
+    const userId = await addUser()
+    await fleet.ensureReady(userId, ready)
+    let over = false
+    const sleeping = (async () => {
+      while (!over) await fleet.sleep(userId)
+    })()
+    for (let round = 0; round < 30; round++) {
+      const { address, generation } = await fleet.ensureReady(userId, ready)
+      expect(generation).toBe(1)
+      expect(address).toContain('127.0.0.1')
+    }
+    over = true
+    await sleeping
+  }, 60_000)
+})
+
+describe('of two control planes', () => {
+  test('one leads, and the other takes over when it ends', async () => {
+    const one = await open()
+    const two = await open({ engine: one.engine })
+    expect([one.fleet.leading(), two.fleet.leading()]).toEqual([true, false])
+    const userId = await addUser()
+    await one.fleet.ensureReady(userId, ready)
+    await eventually('the other routes there', () => two.routes.get(userId)?.generation === 1)
+    await one.fleet.close()
+    await eventually('the other leads', () => two.fleet.leading(), 20_000)
+    // what a leader does: an instance that ends by itself is started again
+    await one.engine.crash(userId, { code: 1 })
+    await eventually('started again', async () => (await known(userId)).state === 'ready')
+  }, 40_000)
+
+  test('a user may be served by the one that does not lead', async () => {
+    const one = await open()
+    const two = await open({ engine: one.engine })
+    const userId = await addUser()
+    const route = await two.fleet.ensureReady(userId, ready)
+    await eventually('the leader routes there, too', () => one.routes.get(userId)?.address === route.address)
+    expect(one.engine.starts).toBe(1)
+  })
+})
+
+describe('a move to another image', () => {
+  test('starts the new one beside the old one, and ends the old one when its sessions have', async () => {
+    const proved: string[] = []
+    const { fleet, engine, routes } = await open({
+      async prove(_, { address }) {
+        proved.push(address)
+      },
+    })
+    const userId = await addUser()
+    const old = await fleet.ensureReady(userId, ready)
+    engine.running(userId)[0]!.sessions = 1
+    await db.query("insert into image_pins (user_id, image, basis) values ($1, 'img:2', 'img:1')", [userId])
+    expect(await fleet.moveTo(userId, 'img:2', { drainSeconds: 60 })).toBe('moved')
+    const moved = routes.get(userId)!
+    expect(proved).toEqual([moved.address])
+    expect(moved).toEqual({
+      address: expect.not.stringMatching(old.address),
+      generation: 2,
+      draining: { address: old.address, generation: 1 },
+    })
+    expect(engine.running(userId).map(({ observed }) => [observed.generation, observed.image])).toEqual([
+      [1, 'img:1'],
+      [2, 'img:2'],
+    ])
+    // looks in between leave both alone
+    await fleet.reconcileAll()
+    await fleet.reconcile(userId)
+    expect(engine.running(userId)).toHaveLength(2)
+    engine.running(userId)[0]!.sessions = 0
+    await eventually('the old one is gone', () => engine.instances.size === 1)
+    await eventually('nobody is sent there any more', () => routes.get(userId)?.draining === null)
+    expect(await known(userId)).toMatchObject({ state: 'ready', generation: 2, address: moved.address })
+    await eventually('it is over', async () => (await db.query('select from instance_moves')).length === 0)
+  })
+
+  test('is not forgotten when the new one has to be started again while the old one drains', async () => {
+    const { fleet, engine, routes } = await open()
+    const userId = await addUser()
+    const old = await fleet.ensureReady(userId, ready)
+    engine.running(userId)[0]!.sessions = 1
+    await db.query("insert into image_pins (user_id, image, basis) values ($1, 'img:2', 'img:1')", [userId])
+    await fleet.moveTo(userId, 'img:2', { drainSeconds: 60 })
+    const draining = { address: old.address, generation: 1 }
+    const fresh = engine.running(userId).find(({ observed }) => observed.generation === 2)!
+    await createMemoryRuntime(engine).remove(fresh.observed.id)
+    await fleet.reconcile(userId)
+    await eventually('the new one is back', () => routes.get(userId)?.generation === 2)
+    expect(routes.get(userId)).toMatchObject({ draining })
+    expect(engine.running(userId)).toHaveLength(2)
+    engine.running(userId).find(({ observed }) => observed.generation === 1)!.sessions = 0
+    await eventually('the old one is gone', () => engine.running(userId).length === 1)
+    await eventually('nobody is sent there any more', () => routes.get(userId)?.draining === null)
+  })
+
+  test('of which the new one proves no good changes nothing', async () => {
+    const { fleet, engine, routes } = await open({
+      async prove() {
+        throw new Error('tools/list was answered with HTTP 500')
+      },
+    })
+    const userId = await addUser()
+    const old = await fleet.ensureReady(userId, ready)
+    await expect(fleet.moveTo(userId, 'img:2', { drainSeconds: 60 })).rejects.toMatchObject({
+      code: 'instance-failed',
+      message: expect.stringContaining('tools/list was answered with HTTP 500'),
+    })
+    expect(engine.instances.size).toBe(1)
+    expect(routes.get(userId)).toEqual(old)
+    expect(await known(userId)).toMatchObject({ state: 'ready', generation: 1, address: old.address })
+    expect(await db.query('select generation::integer from users')).toEqual([{ generation: 1 }])
+    await fleet.reconcileAll()
+    expect(engine.starts).toBe(2)
+  })
+
+  test('that was cut short leaves no second instance behind', async () => {
+    const { fleet, engine } = await open()
+    const userId = await addUser()
+    await fleet.ensureReady(userId, ready)
+    // as a control plane that was killed would leave it
+    await change(userId, 'generation = 2')
+    await db.query(
+      "insert into instance_moves (user_id, phase, image, generation, port) values ($1, 'preparing', 'img:2', 2, $2)",
+      [userId, firstPort + 40],
+    )
+    const boot = testBoot({ userId, username: 'cut', generation: 2, port: firstPort + 40 })
+    await createMemoryRuntime(engine).start({ boot, image: 'img:2', limits: { memoryMb: 64, cpus: 1, pids: 32 } })
+    await fleet.reconcileAll()
+    await eventually('only the old one runs', () => engine.instances.size === 1)
+    expect(engine.running(userId)[0]?.observed.generation).toBe(1)
+    await eventually('and is what is wanted', async () => {
+      const [user] = await db.query<{ generation: number }>('select generation::integer from users')
+      return user?.generation === 1
+    })
+    expect(await known(userId)).toMatchObject({ state: 'ready', generation: 1 })
+  })
+
+  test('of a user who is suspended meanwhile ends both', async () => {
+    const { fleet, engine } = await open()
+    const userId = await addUser()
+    await fleet.ensureReady(userId, ready)
+    engine.running(userId)[0]!.sessions = 1
+    await fleet.moveTo(userId, 'img:2', { drainSeconds: 60 })
+    await change(userId, 'suspended = true')
+    await fleet.reconcile(userId)
+    expect(engine.running(userId)).toEqual([])
+    expect(await known(userId)).toMatchObject({ state: 'stopped', reason_code: 'suspended' })
+  })
+})
+
+test('a host that is full starts nobody more, and says why', async () => {
+  const { fleet, engine } = await open({
+    config: { capacity: { maxInstances: 2, requestMb: 1, reserveMb: 0 } },
+  })
+  const users = await Promise.all(Array.from({ length: 5 }, () => addUser()))
+  const settled = await Promise.allSettled(users.map(userId => fleet.ensureReady(userId, ready)))
+  expect(settled.filter(({ status }) => status === 'fulfilled')).toHaveLength(2)
+  for (const one of settled)
+    if (one.status === 'rejected') expect(one.reason).toMatchObject({ code: 'capacity-exhausted', status: 503 })
+  expect(engine.starts).toBe(2)
+  await expect(fleet.checkCapacity()).rejects.toMatchObject({ code: 'capacity-exhausted' })
+  // one that leaves makes room
+  const leaving = users[settled.findIndex(({ status }) => status === 'fulfilled')]!
+  const waiting = users[settled.findIndex(({ status }) => status === 'rejected')]!
+  expect(await fleet.sleep(leaving)).toBe(true)
+  await fleet.reconcile(waiting, { asked: 'admin' })
+  await fleet.ensureReady(waiting, ready)
+})

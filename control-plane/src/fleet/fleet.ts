@@ -1,24 +1,22 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Boot, statementAudience } from '@sdp-mcp/instance/contract'
-import { type Db, sqlState } from '../db.ts'
+import type { Activity, Seen } from '../activity.ts'
+import { type Db, type Leadership, sqlState } from '../db.ts'
 import { AppError, catalogue, type ErrorCode } from '../errors.ts'
+import type { ReachFaultPoint } from '../fault-points.ts'
 import type { Logger } from '../log.ts'
+import { type CapacityLimits, createCapacity } from './capacity.ts'
 import { createGate } from './gate.ts'
 import { createHealthChecker } from './health.ts'
-import {
-  type Action,
-  fail,
-  type InstanceState,
-  type Known,
-  plan,
-  type Situation,
-  startDeadlineMs,
-  type Wanted,
-} from './plan.ts'
+import { type IdleLimits, isIdle } from './idle.ts'
+import { createInstanceTable, type InstanceRow, instanceChannel, nothingKnown, type Subject } from './instance-table.ts'
+import { createMover } from './mover.ts'
+import { type Action, fail, type InstanceState, plan, type Situation, startDeadlineMs } from './plan.ts'
 import { isPortFree } from './port-probe.ts'
 import {
   type InstanceSpec,
+  limitsKey,
   type ObservedInstance,
   type Runtime,
   RuntimeError,
@@ -30,7 +28,8 @@ import {
  *
  * Each user is looked at alone, under a lock that all control planes of a database share: read what is wanted and known,
  * ask the runtime what there is, plan (plan.ts), act. It may crash at any line; the next look finishes the job.
- * Looking is triggered by whoever changed something, by the runtime's events, and by a slow sweep over everybody.
+ * Looking is triggered by whoever changed something, by the runtime's events, and by a slow sweep over everybody. Sweep and
+ * events are the leader's business; any control plane looks at a user on request.
  */
 export interface Fleet {
   /** Takes over what already runs, without disturbing it, and begins to look after everything. */
@@ -56,16 +55,43 @@ export interface Fleet {
    * @throws AppError `user-not-found`, `user-suspended`
    */
   ensureReady(userId: string, options: { timeoutMs: number; signal?: AbortSignal }): Promise<InstanceRoute>
-  /** Puts the instance of a user who does not use it to sleep; the next connect wakes it. Does nothing unless it is ready. */
-  sleep(userId: string): Promise<void>
+  /**
+   * Puts a ready instance to sleep; the next connect wakes it. One that somebody uses after all stays.
+   * @returns whether it sleeps now
+   */
+  sleep(userId: string): Promise<boolean>
+  /**
+   * Starts an instance of another image beside the user's own, proves it, and moves new sessions there; sessions of the
+   * old one stay with it until they end, `drainSeconds` at most. What does not prove itself is removed, and nothing changes.
+   *
+   * @returns `asleep`: there is nothing to move, the next start takes the image that is wanted then
+   * @throws AppError `instance-failed` with the reason, `capacity-exhausted`, `engine-unreachable`, ...
+   */
+  moveTo(userId: string, image: string, options: { drainSeconds: number }): Promise<'moved' | 'asleep'>
   /**
    * Whether another user could be served.
-   * @throws AppError `engine-unreachable`, `port-range-exhausted`
+   * @throws AppError `engine-unreachable`, `port-range-exhausted`, `capacity-exhausted`
    */
   checkCapacity(): Promise<void>
+  /** Whether this control plane is the one that looks after everybody. */
+  leading(): boolean
 }
 
-export type InstanceRoute = { address: string; generation: number }
+/** Where a user's instance is; `draining`: where sessions that began before a move still are. */
+export type InstanceRoute = {
+  address: string
+  generation: number
+  draining: { address: string; generation: number } | null
+}
+
+/** What happens, for metrics. */
+export type FleetObserver = {
+  /** an instance answers; `wake`: it slept before */
+  ready(kind: 'start' | 'wake', tookMs: number): void
+  failed(code: string): void
+  /** a sweep of the leader, or of a follower, which knows the states only */
+  swept(tookMs: number, states: Record<InstanceState, number>, sessions: number): void
+}
 
 export type FleetOptions = {
   db: Db
@@ -75,20 +101,34 @@ export type FleetOptions = {
     /** first and last port of instances */
     portRange: readonly [number, number]
     limits: InstanceSpec['limits']
+    capacity: CapacityLimits
+    idle: IdleLimits
   }
+  activity: Pick<Activity, 'meter' | 'read' | 'forget'>
   log: Logger
   now: () => number
   bootFor(userId: string, to: { generation: number; port: number }): Promise<Boot>
   /** told where a user's instance is, or that it is nowhere; may be told the same again */
   onRoute(userId: string, to: InstanceRoute | null): void
+  /** called before an instance that answers is stopped; what takes long is cut short */
+  beforeStop(userId: string, instance: { address: string; generation: number }): Promise<void>
+  /** @throws Error when the instance does not serve MCP */
+  prove(userId: string, instance: { address: string; generation: number }, signal: AbortSignal): Promise<void>
   /** called before the instance of a removed user goes; null when none could be made to run */
-  beforeRemove(userId: string, instance: InstanceRoute | null): Promise<void>
+  beforeRemove(userId: string, instance: { address: string; generation: number } | null): Promise<void>
   /** called when nothing of a removed user is left in the runtime */
   afterRemove(userId: string): Promise<void>
+  observe?: FleetObserver
+  /** does nothing but in tests of recovery */
+  reach?: ReachFaultPoint
   random?: () => number
 }
 
-const sweepMs = 15_000
+const longestSweepMs = 15_000
+const shortestSweepMs = 500
+/** other control planes have heard of a change by now */
+const heardMs = 300
+const lastWordsMs = 2_000
 const stopGraceSeconds = 10
 const goodbyeMs = 12_000
 /** a start that failed but is tried again this soon is worth waiting for */
@@ -100,23 +140,25 @@ const foreignPortMs = 10 * 60_000
 const concurrentLooks = 8
 const concurrentChecks = 32
 
-/** Tells the other control planes of a database that an instance changed. Payload: origin and user id. */
-const instanceChannel = 'sdp_mcp_instance'
-
-type Row = Known & { port: number | null; address: string | null; image: string | null }
-type Subject = { wanted: Wanted; suspended: boolean; adminWants: string; connected: boolean; row: Row | null }
 type Watcher = { containerId: string; ready: Promise<InstanceRoute>; abort: AbortController }
 type Flight = { begun: boolean; asked: Situation['asked']; done: Promise<void>; next: Flight | null }
 
 export function createFleet(options: FleetOptions): Fleet {
-  const { db, runtime, config, log, now, bootFor, onRoute, beforeRemove, afterRemove, random = Math.random } = options
+  const { db, runtime, config, activity, log, now, bootFor, onRoute, beforeStop, beforeRemove, afterRemove } = options
+  const { random = Math.random, reach = () => {}, observe } = options
   const [lowestPort, highestPort] = config.portRange
   const origin = randomBytes(6).toString('hex')
   const gate = createGate(concurrentLooks)
   const checkGate = createGate(concurrentChecks)
-  const portGate = createGate(1)
+  // apart, so that whoever wakes an instance does not stand in line behind those that go to sleep or move
+  const sleepGate = createGate(2)
+  const moveGate = createGate(4)
   const health = createHealthChecker()
   const closing = new AbortController()
+  const table = createInstanceTable({ db, image: config.image, origin, now })
+  const capacity = createCapacity({ runtime, limits: config.capacity, now })
+  const capacityGate = createGate(1)
+  const limits = limitsKey(config.limits)
 
   /** where each user's instance was last seen ready; what onRoute was told */
   const routes = new Map<string, InstanceRoute>()
@@ -127,129 +169,29 @@ export function createFleet(options: FleetOptions): Fleet {
   const silentChecks = new Map<string, number>()
   /** when each container was started, as far as we saw it: another time means another hand */
   const startedAt = new Map<string, number>()
+  /** users whose instance slept before the start under way */
+  const woken = new Set<string>()
+  /** users who are being put to sleep */
+  const sleeping = new Set<string>()
   /** users whose ready instance had no session at the last sweep */
   const unusedNow = new Set<string>()
   /** ports that other programs hold, and until when we believe it */
   const foreignPorts = new Map<number, number>()
   let sweepTimer: NodeJS.Timeout | undefined
   let sweeping: Promise<void> | undefined
+  let leadership: Leadership | undefined
   let listener: { close(): Promise<void> } | undefined
 
-  // ---- reading and writing -----------------------------------------------------------------------------------------
-
-  const subjectSql = `
-    select u.id, u.username, u.generation::integer, u.wanted, u.suspended,
-           exists (select from oauth_tokens t where t.user_id = u.id and t.refresh_token_sealed is not null) as connected,
-           i.state, i.reason_code, i.reason, i.port, i.address, i.container_id, i.image,
-           i.generation::integer as known_generation, i.failures, i.retry_at, i.changed_at
-      from users u left join instances i on i.user_id = u.id`
-  type SubjectRow = {
-    id: string
-    username: string
-    generation: number
-    wanted: 'running' | 'stopped' | 'removed'
-    suspended: boolean
-    connected: boolean
-    state: InstanceState | null
-    reason_code: string | null
-    reason: string | null
-    port: number | null
-    address: string | null
-    container_id: string | null
-    image: string | null
-    known_generation: number
-    failures: number
-    retry_at: Date | null
-    changed_at: Date
-  }
-
-  function toSubject(row: SubjectRow): Subject {
-    const state = row.wanted === 'removed' ? 'removed' : row.suspended ? 'suspended' : row.wanted
-    return {
-      wanted: {
-        userId: row.id,
-        username: row.username,
-        generation: row.generation,
-        image: config.image,
-        state,
-      },
-      suspended: row.suspended,
-      adminWants: row.wanted,
-      connected: row.connected,
-      row: row.state && {
-        state: row.state,
-        reasonCode: row.reason_code,
-        reason: row.reason,
-        containerId: row.container_id,
-        generation: row.known_generation,
-        failures: row.failures,
-        retryAt: row.retry_at,
-        changedAt: row.changed_at,
-        port: row.port,
-        address: row.address,
-        image: row.image,
-      },
-    }
-  }
-
-  async function read(userId: string): Promise<Subject | null> {
-    const [row] = await db.query<SubjectRow>(`${subjectSql} where u.id = $1`, [userId])
-    return row ? toSubject(row) : null
-  }
+  const { read } = table
 
   /** Writes what is now known of an instance, under the user's lock. */
-  async function record(subject: Subject, change: Partial<Row> & { state: InstanceState }): Promise<void> {
+  async function record(subject: Subject, change: Partial<InstanceRow> & { state: InstanceState }): Promise<void> {
     const { userId, username } = subject.wanted
-    const row: Row = {
-      reasonCode: null,
-      reason: null,
-      containerId: null,
-      generation: subject.wanted.generation,
-      failures: 0,
-      retryAt: null,
-      port: null,
-      address: null,
-      image: null,
-      ...subject.row,
-      changedAt: new Date(now()),
-      ...change,
-    }
-    try {
-      await db.query(
-        `with written as (
-           insert into instances (user_id, state, reason_code, reason, port, address, container_id, image, generation, failures, retry_at, changed_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-           on conflict (user_id) do update set state = $2, reason_code = $3, reason = $4, port = $5, address = $6,
-             container_id = $7, image = $8, generation = $9, failures = $10, retry_at = $11, changed_at = $12
-           returning user_id)
-         select pg_notify($13, $14 || ' ' || user_id) from written`,
-        [
-          userId,
-          row.state,
-          row.reasonCode,
-          row.reason,
-          row.port,
-          row.address,
-          row.containerId,
-          row.image,
-          row.generation,
-          row.failures,
-          row.retryAt,
-          row.changedAt,
-          instanceChannel,
-          origin,
-        ],
-      )
-    } catch (error) {
-      // the user is gone, and the row with it
-      if (sqlState(error) !== '23503') throw error
-    }
-    if (subject.row?.state !== row.state || subject.row.reasonCode !== row.reasonCode)
+    const before = subject.row
+    const row = await table.record(subject, change)
+    if (before?.state !== row.state || before.reasonCode !== row.reasonCode)
       log.info({ username, userId, reasonCode: row.reasonCode, failures: row.failures }, `fleet.instance.${row.state}`)
-    subject.row = row
   }
-
-  const nothingKnown = { reasonCode: null, reason: null, retryAt: null } as const
 
   function setRoute(userId: string, to: InstanceRoute | null): void {
     if (to) routes.set(userId, to)
@@ -257,6 +199,15 @@ export function createFleet(options: FleetOptions): Fleet {
     // A route is told again even if it is the same: whoever carries requests may have dropped it in doubt.
     onRoute(userId, to)
   }
+
+  /** Nobody is sent to the old instance of a move any more. */
+  function drained(userId: string): void {
+    const route = routes.get(userId)
+    if (route?.draining) setRoute(userId, { ...route, draining: null })
+  }
+
+  const drainingOf = ({ move }: Subject) =>
+    move?.phase === 'draining' && move.address ? { address: move.address, generation: move.generation } : null
 
   // ---- looking at one user -----------------------------------------------------------------------------------------
 
@@ -287,7 +238,7 @@ export function createFleet(options: FleetOptions): Fleet {
     flights.set(userId, flight)
     try {
       await gate.run(() =>
-        db.withLock(`sdp-mcp fleet ${userId}`, () => {
+        db.withLock(lockOf(userId), () => {
           flight.begun = true
           return look(userId, flight.asked)
         }),
@@ -299,7 +250,7 @@ export function createFleet(options: FleetOptions): Fleet {
 
   async function look(userId: string, asked: Situation['asked']): Promise<void> {
     if (closing.signal.aborted) return
-    const [subject, listed] = await Promise.all([
+    let [subject, listed] = await Promise.all([
       read(userId),
       runtime.list(userId).catch((error: unknown) => asRuntimeError(error)),
     ])
@@ -308,6 +259,9 @@ export function createFleet(options: FleetOptions): Fleet {
     if (listed instanceof RuntimeError) {
       if (subject) await engineFailed(subject, listed)
       throw toAppError(listed)
+    }
+    if (subject?.move && subject.wanted.state !== 'removed' && (await mover.settle(subject, listed))) {
+      ;[subject, listed] = await Promise.all([read(userId), runtime.list(userId)])
     }
     const actions = plan(situationOf(subject, listed, asked))
     for (const { id, startedAt: at } of listed) if (at && !startedAt.has(id)) startedAt.set(id, at.getTime())
@@ -319,17 +273,19 @@ export function createFleet(options: FleetOptions): Fleet {
   }
 
   function situationOf(subject: Subject | null, observed: ObservedInstance[], asked: Situation['asked']): Situation {
+    const move = subject?.wanted.state === 'removed' ? null : subject?.move
     return {
-      wanted: subject?.wanted ?? null,
+      wanted: subject && { ...subject.wanted, limits },
       known: subject?.row ?? null,
-      observed,
+      // the other one of a move is the mover's business
+      observed: move ? observed.filter(({ generation }) => generation !== move.generation) : observed,
       now: new Date(now()),
       ...(asked ? { asked } : {}),
       restartedByOthers: observed.some(
         ({ id, startedAt: at }) => at && (startedAt.get(id) ?? at.getTime()) !== at.getTime(),
       ),
       silentChecks: (subject && silentChecks.get(subject.wanted.userId)) ?? 0,
-      unused: subject !== null && unusedNow.has(subject.wanted.userId),
+      unused: subject !== null && !move && unusedNow.has(subject.wanted.userId),
       random: random(),
     }
   }
@@ -340,7 +296,7 @@ export function createFleet(options: FleetOptions): Fleet {
     action: Action,
   ): Promise<void> {
     if (action.do === 'remove') {
-      if (action.because === 'orphan' && !(await anyUsers())) {
+      if (action.because === 'orphan' && !(await table.anyUsers())) {
         log.error(
           { id: action.id, userId },
           'fleet.orphan.kept: the database has no users at all. Is it the right one?',
@@ -349,7 +305,9 @@ export function createFleet(options: FleetOptions): Fleet {
       }
       log.info({ id: action.id, userId, because: action.because }, 'fleet.instance.removing')
       startedAt.delete(action.id)
-      return runtime.remove(action.id).catch(rethrow)
+      await runtime.remove(action.id).catch(rethrow)
+      if (action.because === 'user-removed') reach('remove.container')
+      return
     }
     if (!subject) return
     switch (action.do) {
@@ -366,7 +324,11 @@ export function createFleet(options: FleetOptions): Fleet {
         return
       }
       case 'stop':
-        return runtime.stop(action.id, stopGraceSeconds).catch(rethrow)
+        return stop(
+          userId,
+          observed.find(({ id }) => id === action.id),
+          action.id,
+        )
       case 'note-stopped':
         closeDoor(userId)
         return record(subject, {
@@ -381,10 +343,13 @@ export function createFleet(options: FleetOptions): Fleet {
       case 'wait':
         return scheduleRetry(userId, action.until)
       case 'say-goodbye':
-        return sayGoodbye(subject, observed, action.id)
+        await sayGoodbye(subject, observed, action.id)
+        return reach('remove.goodbye')
       case 'erase':
         for (const { id } of await runtime.list(userId).catch(rethrow)) await runtime.remove(id).catch(rethrow)
         await afterRemove(userId)
+        reach('remove.erased')
+        activity.forget(userId)
         silentChecks.delete(userId)
         unusedNow.delete(userId)
         log.info({ userId, username: subject.wanted.username }, 'fleet.user.erased')
@@ -395,9 +360,15 @@ export function createFleet(options: FleetOptions): Fleet {
     throw toAppError(asRuntimeError(error))
   }
 
-  async function anyUsers(): Promise<boolean> {
-    const [row] = await db.query<{ any: boolean }>('select exists (select from users) as any')
-    return row?.any === true
+  /** Stops an instance in order: it gets a moment to tell what it counted, and its calls get the grace to end. */
+  async function stop(userId: string, seen: ObservedInstance | undefined, id: string): Promise<void> {
+    if (seen?.address) await lastWords(userId, { address: seen.address, generation: seen.generation })
+    await runtime.stop(id, stopGraceSeconds).catch(rethrow)
+  }
+
+  async function lastWords(userId: string, instance: { address: string; generation: number }): Promise<void> {
+    const said = beforeStop(userId, instance).catch(error => log.warn({ error, userId }, 'fleet.last-words.missed'))
+    await Promise.race([said, delay(lastWordsMs, undefined, { ref: false })])
   }
 
   function closeDoor(userId: string, why?: AppError): void {
@@ -409,15 +380,20 @@ export function createFleet(options: FleetOptions): Fleet {
   // ---- starting ----------------------------------------------------------------------------------------------------
 
   async function startInstance(subject: Subject): Promise<void> {
-    const { userId, generation } = subject.wanted
+    const { userId, generation, image } = subject.wanted
     closeDoor(userId)
+    const slept = subject.row?.state === 'stopped'
     const tried = new Set<number>()
     for (;;) {
       try {
         const port = await allotPort(subject)
+        reach('start.recorded')
         tried.add(port)
         const boot = await bootFor(userId, { generation, port })
-        const started = await runtime.start({ boot, image: config.image, limits: config.limits })
+        const started = await runtime.start({ boot, image, limits: config.limits })
+        reach('start.running')
+        if (slept) woken.add(userId)
+        else woken.delete(userId)
         await record(subject, { ...subject.row!, ...nothingKnown, ...identity(started), changedAt: new Date(now()) })
         silentChecks.delete(userId)
         watchHealth(subject, started)
@@ -451,7 +427,7 @@ export function createFleet(options: FleetOptions): Fleet {
 
   /**
    * Notes the start together with the port, which a user keeps for life unless another program takes it.
-   * @throws AppError `port-range-exhausted`
+   * @throws AppError `port-range-exhausted`, `capacity-exhausted`
    */
   async function allotPort(subject: Subject): Promise<number> {
     const starting = {
@@ -460,26 +436,33 @@ export function createFleet(options: FleetOptions): Fleet {
       containerId: null,
       address: null,
       generation: subject.wanted.generation,
-      image: config.image,
+      image: subject.wanted.image,
       failures: subject.row?.generation === subject.wanted.generation ? subject.row.failures : 0,
     } as const
-    const usable = (port: number) => port >= lowestPort && port <= highestPort && (foreignPorts.get(port) ?? 0) <= now()
     const kept = subject.row?.port
-    if (kept && usable(kept)) {
-      await record(subject, { ...starting, port: kept })
-      return kept
-    }
-    // one at a time here; against other control planes there is the unique constraint
-    return portGate.run(async () => {
+    // counted and noted one at a time, so that many who come at once do not all find the last place free
+    if (kept && usable(kept))
+      return capacityGate.run(async () => {
+        await capacity.demandRoom(await table.countOthersRunning(subject.wanted.userId))
+        await record(subject, { ...starting, port: kept })
+        return kept
+      })
+    return withFreePort(async port => {
+      await capacity.demandRoom(await table.countOthersRunning(subject.wanted.userId))
+      await record(subject, { ...starting, port })
+      return port
+    })
+  }
+
+  const usable = (port: number) => port >= lowestPort && port <= highestPort && (foreignPorts.get(port) ?? 0) <= now()
+
+  /** Gives `take` a free port; one that another control plane took meanwhile (unique violation) is passed over. */
+  function withFreePort<T>(take: (port: number) => Promise<T>): Promise<T> {
+    return capacityGate.run(async () => {
       for (let attempt = 0; attempt < 100; attempt++) {
         const foreign = [...foreignPorts.keys()].filter(port => !usable(port))
-        const [free] = await db.query<{ port: number }>(
-          `select port from generate_series($1::integer, $2::integer) port
-            where port <> all($3::integer[]) and not exists (select from instances i where i.port = port.port)
-            order by port limit 1`,
-          [lowestPort, highestPort, foreign],
-        )
-        if (!free) {
+        const free = await table.freePort(config.portRange, foreign)
+        if (free === undefined) {
           // a program that held a port may be gone by now
           const freed = await Promise.all(foreign.map(async port => ((await isPortFree(port)) ? [port] : [])))
           if (freed.flat().length === 0) throw portsExhausted()
@@ -487,8 +470,7 @@ export function createFleet(options: FleetOptions): Fleet {
           continue
         }
         try {
-          await record(subject, { ...starting, port: free.port })
-          return free.port
+          return await take(free)
         } catch (error) {
           if (sqlState(error) !== '23505') throw error
         }
@@ -509,7 +491,9 @@ export function createFleet(options: FleetOptions): Fleet {
     log.info({ userId, username, because }, 'fleet.instance.replacing')
     // new requests wait for the new one from here on; what is under way has the grace to end
     closeDoor(userId)
+    const { address, generation } = subject.row ?? {}
     await record(subject, { state: 'draining', ...nothingKnown, address: null })
+    if (address && generation) await lastWords(userId, { address, generation })
     await runtime.stop(id, stopGraceSeconds).catch(rethrow)
     await startInstance(subject)
     await runtime.remove(id).catch(error => log.warn({ error, id }, 'fleet.instance.leftover'))
@@ -555,20 +539,16 @@ export function createFleet(options: FleetOptions): Fleet {
       pauseMs = Math.min(100, pauseMs * 1.4)
     }
     signal.throwIfAborted()
-    const [noted] = await db.query(
-      `with written as (
-         update instances set state = 'ready', reason_code = null, reason = null, retry_at = null, address = $3,
-                changed_at = case when state = 'ready' then changed_at else $4 end
-          where user_id = $1 and container_id = $2 and state in ('starting', 'ready') returning user_id)
-       select pg_notify($5, $6 || ' ' || user_id) from written`,
-      [userId, id, address, new Date(now()), instanceChannel, origin],
-    )
+    const noted = await table.markReady(userId, id, address)
     // somebody decided otherwise while it came up
     if (!noted || signal.aborted) throw superseded()
     silentChecks.delete(userId)
-    const route = { address, generation }
+    // a drain may have ended while it came up
+    const route = { address, generation, draining: drainingOf((await read(userId)) ?? subject) }
     setRoute(userId, route)
-    log.info({ userId, username: subject.wanted.username, tookMs: now() - since }, 'fleet.instance.ready')
+    const tookMs = now() - since
+    log.info({ userId, username: subject.wanted.username, tookMs }, 'fleet.instance.ready')
+    if (!wasReady) observe?.ready(woken.delete(userId) ? 'wake' : 'start', tookMs)
     return route
   }
 
@@ -578,6 +558,7 @@ export function createFleet(options: FleetOptions): Fleet {
     const { userId, username } = subject.wanted
     const { code, reason, failures, retryAt, stopId } = failure
     log.warn({ userId, username, code, reason, failures, retryAt }, 'fleet.instance.failure')
+    observe?.failed(code)
     if (code === 'port-taken' && subject.row?.port) foreignPorts.set(subject.row.port, now() + foreignPortMs)
     await record(subject, { state: 'failed', reasonCode: code, reason, failures, retryAt, address: null })
     closeDoor(userId, failureOf(subject))
@@ -645,18 +626,22 @@ export function createFleet(options: FleetOptions): Fleet {
       })
       if (instance && !(await answersSoon(userId, instance))) instance = null
     }
+    if (instance) await lastWords(userId, instance)
     await beforeRemove(userId, instance)
   }
 
-  async function startForGoodbye(subject: Subject): Promise<InstanceRoute | null> {
-    const { userId, generation } = subject.wanted
+  async function startForGoodbye(subject: Subject): Promise<{ address: string; generation: number } | null> {
+    const { userId, generation, image } = subject.wanted
     const port = await allotPort(subject)
     const boot = await bootFor(userId, { generation, port })
-    const { address } = await runtime.start({ boot, image: config.image, limits: config.limits })
+    const { address } = await runtime.start({ boot, image, limits: config.limits })
     return address === null ? null : { address, generation }
   }
 
-  async function answersSoon(userId: string, { address, generation }: InstanceRoute): Promise<boolean> {
+  async function answersSoon(
+    userId: string,
+    { address, generation }: { address: string; generation: number },
+  ): Promise<boolean> {
     const audience = statementAudience(userId, generation)
     const signal = AbortSignal.any([closing.signal, AbortSignal.timeout(goodbyeMs)])
     while (!signal.aborted) {
@@ -676,10 +661,7 @@ export function createFleet(options: FleetOptions): Fleet {
         throw new AppError('user-not-found', 'There is no such user. List the users with GET /v1/users.')
       if (subject.suspended)
         throw new AppError('user-suspended', 'Your access is suspended. Ask your admin to lift the suspension.')
-      if (subject.adminWants === 'stopped')
-        await db.query("update users set wanted = 'running', updated_at = now() where id = $1 and wanted = 'stopped'", [
-          userId,
-        ])
+      if (subject.adminWants === 'stopped') await table.wantRunning(userId)
 
       const { row, wanted } = subject
       const current = row?.state === 'ready' && row.generation === wanted.generation ? row : null
@@ -702,7 +684,7 @@ export function createFleet(options: FleetOptions): Fleet {
       } catch (error) {
         // the engine is away, but the instance may well be there
         if (current?.address && error instanceof AppError && error.code === 'engine-unreachable') {
-          const last = { address: current.address, generation: current.generation }
+          const last = { address: current.address, generation: current.generation, draining: drainingOf(subject) }
           if (await answers(userId, last)) {
             setRoute(userId, last)
             return last
@@ -719,7 +701,10 @@ export function createFleet(options: FleetOptions): Fleet {
     }
   }
 
-  async function answers(userId: string, { address, generation }: InstanceRoute): Promise<boolean> {
+  async function answers(
+    userId: string,
+    { address, generation }: { address: string; generation: number },
+  ): Promise<boolean> {
     return (await health.ask(address, statementAudience(userId, generation), closing.signal)) !== null
   }
 
@@ -727,21 +712,29 @@ export function createFleet(options: FleetOptions): Fleet {
 
   async function sweep(): Promise<void> {
     if (closing.signal.aborted) return
+    const began = performance.now()
+    const leads = leadership?.leading() ?? false
     let observed: ObservedInstance[] | null = null
     try {
-      await runtime.tidy()
+      if (leads) await runtime.tidy()
       observed = await runtime.list()
     } catch (error) {
       log.warn({ error }, 'fleet.sweep.engine-unreachable')
     }
     // read after listing: whatever has a container by now had a user before
-    const subjects = (await db.query<SubjectRow>(subjectSql)).map(toSubject)
+    const [subjects, seen] = await Promise.all([table.readAll(), leads ? activity.read() : new Map<string, Seen>()])
     const byUser = Map.groupBy(observed ?? [], ({ userId }) => userId)
 
-    await Promise.all(
-      subjects.map(subject => checkGate.run(() => checkHealth(subject, byUser.get(subject.wanted.userId)))),
+    const sessions = await Promise.all(
+      subjects.map(subject =>
+        checkGate.run(() => checkHealth(subject, byUser.get(subject.wanted.userId), leads ? seen : null)),
+      ),
     )
-    if (!observed) return
+    const states = { starting: 0, ready: 0, stopped: 0, failed: 0, draining: 0 }
+    for (const { row } of subjects) if (row) states[row.state]++
+    const open = sessions.reduce((sum, count) => sum + count, 0)
+    observe?.swept(performance.now() - began, states, open)
+    if (!observed || !leads) return
     const looks: string[] = []
     for (const subject of subjects) {
       const { userId } = subject.wanted
@@ -750,10 +743,16 @@ export function createFleet(options: FleetOptions): Fleet {
       const actions = plan(situationOf(subject, ofUser, undefined))
       const [first] = actions
       const { row } = subject
-      const seen = row?.state === 'ready' && ofUser.find(({ id, running }) => running && id === row.containerId)
+      const ready = row?.state === 'ready' && ofUser.find(({ id, running }) => running && id === row.containerId)
+      if (subject.move?.phase === 'draining') mover.watchDrain(subject)
       if (first?.do === 'wait') {
         if (!retries.has(userId)) scheduleRetry(userId, first.until)
-      } else if (first || (seen && routes.get(userId)?.address !== seen.address)) looks.push(userId)
+      } else if (
+        first ||
+        subject.move?.phase === 'preparing' ||
+        (ready && routes.get(userId)?.address !== ready.address)
+      )
+        looks.push(userId)
     }
     if (subjects.length === 0 && byUser.size > 0)
       log.error(
@@ -765,23 +764,93 @@ export function createFleet(options: FleetOptions): Fleet {
     for (const userId of looks) reconcile(userId).catch(report)
   }
 
-  /** Whether a ready instance still answers, and whether anybody uses it. Lets requests in when it was ready before us. */
-  async function checkHealth({ wanted, row }: Subject, observed: ObservedInstance[] | undefined): Promise<void> {
+  /**
+   * Whether a ready instance still answers, and whether anybody uses it. Lets requests in when it was ready before us.
+   * @returns open sessions
+   * @param seen - traffic of everybody; null for one who does not lead, and so leaves what is idle or silent alone
+   */
+  async function checkHealth(
+    subject: Subject,
+    observed: ObservedInstance[] | undefined,
+    seen: Map<string, Seen> | null,
+  ): Promise<number> {
+    const { wanted, row } = subject
     const { userId } = wanted
-    if (wanted.state !== 'running' || row?.state !== 'ready') return
-    const seen = observed?.find(({ id, running }) => running && id === row.containerId)
-    const address = seen?.address ?? row.address
-    if (!address || (observed && !seen)) return
+    if (wanted.state !== 'running' || row?.state !== 'ready') return 0
+    const found = observed?.find(({ id, running }) => running && id === row.containerId)
+    const address = found?.address ?? row.address
+    if (!address || (observed && !found)) return 0
     const answer = await health.ask(address, statementAudience(userId, row.generation), closing.signal)
-    if (closing.signal.aborted) return
+    if (closing.signal.aborted) return 0
     if (answer?.sessions === 0) unusedNow.add(userId)
     else unusedNow.delete(userId)
-    if (!answer) silentChecks.set(userId, (silentChecks.get(userId) ?? 0) + 1)
-    else {
-      silentChecks.delete(userId)
-      // a look may be changing it just now, and then knows better
-      if (!routes.has(userId) && !flights.has(userId)) setRoute(userId, { address, generation: row.generation })
+    if (!answer) {
+      if (seen) silentChecks.set(userId, (silentChecks.get(userId) ?? 0) + 1)
+      return 0
     }
+    silentChecks.delete(userId)
+    // what was read before a move tells nothing of its drain
+    if (!subject.move && routes.get(userId)?.generation === row.generation) drained(userId)
+    // a look may be changing it just now, and then knows better
+    if (!routes.has(userId) && !flights.has(userId) && !sleeping.has(userId))
+      setRoute(userId, { address, generation: row.generation, draining: drainingOf(subject) })
+    if (seen && !subject.move && isIdle(usageOf(subject, seen.get(userId), answer.inFlight), config.idle))
+      sleep(userId).catch(report)
+    return answer.sessions
+  }
+
+  function usageOf({ wanted, row }: Subject, seen: Seen | undefined, inFlight: number) {
+    const { calls } = activity.meter(wanted.userId)
+    return { seen, readySince: row?.changedAt.getTime() ?? now(), inFlight: inFlight + calls, now: now() }
+  }
+
+  // ---- putting to sleep --------------------------------------------------------------------------------------------
+
+  /**
+   * Ends an instance nobody uses. The door is closed first, everywhere, and whoever knocks from then on waits for the
+   * lock and wakes it; then it is looked whether somebody had slipped in, in which case the door opens again.
+   *
+   * @param limits - null: whatever the time since the last use, as long as no call is under way
+   */
+  async function sleep(userId: string, limits: IdleLimits | null = config.idle): Promise<boolean> {
+    if (sleeping.has(userId)) return false
+    sleeping.add(userId)
+    return sleepGate
+      .run(() => db.withLock(lockOf(userId), () => putToSleep(userId, limits)))
+      .finally(() => sleeping.delete(userId))
+  }
+
+  async function putToSleep(userId: string, limits: IdleLimits | null): Promise<boolean> {
+    const subject = await read(userId)
+    const { wanted, row, move } = subject ?? {}
+    if (!subject || wanted?.state !== 'running' || move) return false
+    if (row?.state !== 'ready' || !row.containerId || !row.address || closing.signal.aborted) return false
+    const { address, generation, containerId, changedAt } = row
+    const idle = async () => {
+      const [answer, seen] = await Promise.all([
+        health.ask(address, statementAudience(userId, generation), closing.signal),
+        activity.read(userId),
+      ])
+      const usage = usageOf({ ...subject, row }, seen.get(userId), answer?.inFlight ?? 0)
+      return limits ? isIdle(usage, limits) : usage.inFlight === 0
+    }
+    if (!(await idle())) return false
+    closeDoor(userId)
+    await record(subject, {
+      state: 'stopped',
+      reasonCode: 'idle',
+      reason: 'Nobody used it for a while. It starts with the next connection.',
+      address: null,
+    })
+    await delay(heardMs)
+    if (!(await idle())) {
+      await record(subject, { state: 'ready', ...nothingKnown, address, changedAt })
+      setRoute(userId, { address, generation, draining: null })
+      return false
+    }
+    await lastWords(userId, { address, generation })
+    await runtime.stop(containerId, stopGraceSeconds).catch(rethrow)
+    return true
   }
 
   function sweepOnce(): Promise<void> {
@@ -799,11 +868,36 @@ export function createFleet(options: FleetOptions): Fleet {
     const subject = await read(userId)
     const row = subject?.row
     if (subject?.wanted.state === 'running' && row?.state === 'ready' && row.address)
-      setRoute(userId, { address: row.address, generation: row.generation })
+      setRoute(userId, { address: row.address, generation: row.generation, draining: drainingOf(subject) })
     else if (row?.state !== 'starting')
       closeDoor(userId, subject && row?.state === 'failed' ? failureOf(subject) : undefined)
     else setRoute(userId, null)
   }
+
+  const mover = createMover({
+    runtime,
+    table,
+    health,
+    log,
+    now,
+    limits: config.limits,
+    signal: closing.signal,
+    bootFor,
+    prove: options.prove,
+    withFreePort,
+    demandRoom: async userId => capacity.demandRoom((await table.countOthersRunning(userId)) + 1),
+    foreignPort: port => foreignPorts.set(port, now() + foreignPortMs),
+    setRoute,
+    drained,
+    remove: async (userId, found) => {
+      await stop(userId, found, found.id)
+      await runtime.remove(found.id).catch(rethrow)
+    },
+    look: userId => reconcile(userId).catch(report),
+    explain: error =>
+      error instanceof RuntimeError ? toAppError(error) : error instanceof AppError ? error : undefined,
+    reach,
+  })
 
   return {
     async start() {
@@ -813,11 +907,18 @@ export function createFleet(options: FleetOptions): Fleet {
         if (payload === null && !opened) opened = true
         else heard(payload).catch(report)
       })
+      leadership = await db.lead('sdp-mcp fleet leader', leading => {
+        log.info({ leading }, 'fleet.leadership.changed')
+        if (leading && sweepTimer) sweepOnce().catch(report)
+      })
       runtime.watch(userId => {
+        if (!leadership?.leading()) return
         if (userId === null) sweepOnce().catch(report)
         else reconcile(userId).catch(report)
       }, closing.signal)
       await sweepOnce()
+      const { stopAfterMs } = config.idle
+      const sweepMs = Math.max(shortestSweepMs, Math.min(longestSweepMs, (stopAfterMs ?? longestSweepMs) / 4))
       sweepTimer = setInterval(() => sweepOnce().catch(report), sweepMs)
       sweepTimer.unref()
       log.info({ instances: routes.size }, 'fleet.started')
@@ -828,6 +929,8 @@ export function createFleet(options: FleetOptions): Fleet {
       clearInterval(sweepTimer)
       for (const timer of retries.values()) clearTimeout(timer)
       await listener?.close()
+      // somebody else may lead from here on, also over what we still finish
+      await leadership?.close()
       const busy = [
         ...[...flights.values()].map(({ done }) => done),
         ...[...watchers.values()].map(({ ready }) => ready),
@@ -862,31 +965,20 @@ export function createFleet(options: FleetOptions): Fleet {
       }
     },
 
-    async sleep(userId) {
-      await gate.run(() =>
-        db.withLock(`sdp-mcp fleet ${userId}`, async () => {
-          const subject = await read(userId)
-          const id = subject?.row?.containerId
-          if (subject?.wanted.state !== 'running' || subject.row?.state !== 'ready' || !id) return
-          closeDoor(userId)
-          await record(subject, {
-            state: 'stopped',
-            reasonCode: 'idle',
-            reason: 'Nobody used it for a while. It starts with the next connection.',
-            address: null,
-          })
-          await runtime.stop(id, stopGraceSeconds).catch(rethrow)
-        }),
-      )
-    },
+    sleep: userId => sleep(userId, null),
+    moveTo: (userId, image, { drainSeconds }) =>
+      moveGate.run(() => db.withLock(lockOf(userId), () => mover.moveTo(userId, image, drainSeconds))),
+    leading: () => leadership?.leading() ?? false,
 
     async checkCapacity() {
       await runtime.ping().catch(rethrow)
-      const [row] = await db.query<{ users: number }>('select count(*)::integer as users from users')
-      if ((row?.users ?? 0) >= highestPort - lowestPort + 1) throw portsExhausted()
+      if ((await table.countUsers()) >= highestPort - lowestPort + 1) throw portsExhausted()
+      await capacity.demandRoom(await table.countOthersRunning(null))
     },
   }
 }
+
+const lockOf = (userId: string) => `sdp-mcp fleet ${userId}`
 
 type FailureCode = Parameters<typeof fail>[1]['code']
 

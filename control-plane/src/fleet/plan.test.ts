@@ -23,6 +23,7 @@ const container = (part: Partial<ObservedInstance> = {}): ObservedInstance => ({
   userId: 'a',
   generation: 2,
   image: 'img:2',
+  limits: '256m 1cpu 128p',
   running: true,
   address: 'http://127.0.0.1:42000',
   exit: null,
@@ -198,6 +199,11 @@ const groups: Record<string, Case[]> = {
       'waits even if a client asks',
       { asked: 'client', known: row({ state: 'failed', retryAt: ahead(3) }) },
       [{ do: 'wait', until: ahead(3) }],
+    ],
+    [
+      'does not wait for an instant that only a clock set back can have put so far away',
+      { known: row({ state: 'failed', retryAt: ahead(3_600) }) },
+      [start],
     ],
     ['does not wait if an admin asks', { asked: 'admin', known: row({ state: 'failed', retryAt: ahead(3) }) }, [start]],
     [

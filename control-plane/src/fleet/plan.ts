@@ -16,6 +16,7 @@ export type ReasonCode =
   | 'disk-full'
   | 'network-range-exhausted'
   | 'port-range-exhausted'
+  | 'capacity-exhausted'
   | 'port-taken'
   | 'engine-refused'
   | 'start-timeout'
@@ -36,6 +37,8 @@ export type Wanted = {
   username: string
   generation: number
   image: string
+  /** limitsKey of what its containers get; undefined: as it is */
+  limits?: string
   /** `suspended` counts as stopped, whatever the admin wanted before */
   state: 'running' | 'stopped' | 'suspended' | 'removed'
 }
@@ -76,7 +79,7 @@ export type Action =
   /** make an instance of the wanted generation run */
   | { do: 'start' }
   /** let the old one finish and end, then start one of the wanted generation, then remove the old one */
-  | { do: 'replace'; id: string; because: 'generation' | 'image' }
+  | { do: 'replace'; id: string; because: 'generation' | 'image' | 'limits' }
   /** it runs as wanted: wait until it answers, then it is ready */
   | { do: 'adopt'; id: string }
   /** end it and keep its log */
@@ -150,9 +153,10 @@ function planRunning(situation: Situation, wanted: Wanted): Action[] {
   if (asleep) return observed.filter(({ running }) => running).map(({ id }) => ({ do: 'stop', id }))
 
   if (current?.running) {
-    // moved only while nobody uses it; a roll-out makes a new generation and does not wait
-    if (current.image !== wanted.image && situation.unused && known?.state === 'ready')
-      return [{ do: 'replace', id: current.id, because: 'image' }, ...removeOthers()]
+    // moved only while nobody uses it; a rollout starts the new one beside the old one and does not wait
+    const drift = driftOf(current, wanted)
+    if (drift && situation.unused && known?.state === 'ready')
+      return [{ do: 'replace', id: current.id, because: drift }, ...removeOthers()]
     return [...watch(situation, current), ...removeOthers()]
   }
 
@@ -190,6 +194,12 @@ function planRunning(situation: Situation, wanted: Wanted): Action[] {
   if (sameGeneration && known.state === 'failed' && waiting(known, now, asked))
     return [{ do: 'wait', until: known.retryAt! }]
   return [{ do: 'start' }, ...removeOthers()]
+}
+
+/** How a container differs from what would be started now. */
+function driftOf(current: ObservedInstance, wanted: Wanted): 'image' | 'limits' | undefined {
+  if (current.image !== wanted.image) return 'image'
+  return wanted.limits && current.limits && current.limits !== wanted.limits ? 'limits' : undefined
 }
 
 /** One that runs as wanted: is it as well as it should be? */
@@ -250,7 +260,7 @@ export function fail(
   const backoffMs =
     (wasReady && failures === 1) || anotherPort ? 0 : Math.min(longestRetryMs, 1_000 * 2 ** (failures - 1))
   const retryAt = new Date(now.getTime() + Math.round(backoffMs * (0.9 + 0.2 * random)))
-  const inLoop = failures >= crashLoopFailures && !['image-missing', 'disk-full'].includes(code)
+  const inLoop = failures >= crashLoopFailures && !['image-missing', 'disk-full', 'capacity-exhausted'].includes(code)
   return {
     do: 'fail',
     stopId,
@@ -264,7 +274,9 @@ export function fail(
 }
 
 function waiting(known: Known, now: Date, asked: Situation['asked']): boolean {
-  return asked !== 'admin' && known.retryAt !== null && known.retryAt > now
+  if (asked === 'admin' || known.retryAt === null || known.retryAt <= now) return false
+  // further away than we ever put it: the clock was set back
+  return known.retryAt.getTime() - now.getTime() <= longestRetryMs * 1.2
 }
 
 /** Parts a user's containers into the one to keep for this generation and the others, those that run first. */

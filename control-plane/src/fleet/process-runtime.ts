@@ -1,8 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createServer } from 'node:net'
+import { totalmem } from 'node:os'
 import { bootVariable, exitCodes } from '@sdp-mcp/instance/contract'
 import type { Logger } from '../log.ts'
-import { type ObservedInstance, type Runtime, RuntimeError } from './runtime.ts'
+import { limitsKey, type ObservedInstance, type Runtime, RuntimeError } from './runtime.ts'
 
 /**
  * Instances as child processes, for evaluation on one machine. There is NO isolation: every instance runs as the
@@ -64,6 +65,10 @@ export function createProcessRuntime({ entry, log, environment = {} }: ProcessRu
       return { version: process.version }
     },
 
+    async hostMemoryMb() {
+      return Math.floor(totalmem() / 1_048_576)
+    },
+
     async list(userId) {
       return [...children.values()]
         .map(child => ({ ...child.observed }))
@@ -107,6 +112,7 @@ export function createProcessRuntime({ entry, log, environment = {} }: ProcessRu
           userId: boot.user.id,
           generation: boot.generation,
           image,
+          limits: limitsKey(limits),
           running: true,
           address: `http://127.0.0.1:${port}`,
           exit: null,

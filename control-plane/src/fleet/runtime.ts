@@ -7,6 +7,9 @@ export interface Runtime {
   /** Throws {@link RuntimeError} `unreachable` when the engine does not answer within 3 s. */
   ping(): Promise<{ version: string }>
 
+  /** Memory of the machine that instances run on, in MiB. */
+  hostMemoryMb(): Promise<number>
+
   /**
    * All instances this installation owns, running or not; recognised by label, never remembered.
    * @param userId - only those of one user, with every detail
@@ -45,7 +48,14 @@ export interface Runtime {
 export type InstanceSpec = {
   boot: Boot
   image: string
-  limits: { memoryMb: number; cpus: number; pids: number }
+  limits: Limits
+}
+
+export type Limits = { memoryMb: number; cpus: number; pids: number }
+
+/** Limits in a form that can be compared, e.g. `256m 1cpu 128p`. */
+export function limitsKey({ memoryMb, cpus, pids }: Limits): string {
+  return `${memoryMb}m ${cpus}cpu ${pids}p`
 }
 
 export type ObservedInstance = {
@@ -54,6 +64,8 @@ export type ObservedInstance = {
   userId: string
   generation: number
   image: string
+  /** {@link limitsKey} of what it was started with; null when that is not known */
+  limits: string | null
   running: boolean
   /** where the control plane reaches it, e.g. `http://127.0.0.1:42000`; null unless running */
   address: string | null

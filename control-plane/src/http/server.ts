@@ -34,10 +34,13 @@ export function createServer({
   log,
   errorPages,
   serverFactory,
+  done,
 }: {
   log: Logger
   errorPages: ErrorPages
   serverFactory?: FastifyServerFactory
+  /** told of each answered request, by route pattern */
+  done?: (method: string, route: string, status: number, durationMs: number) => void
 }): App {
   const app = Fastify({
     loggerInstance: log as unknown as FastifyBaseLogger,
@@ -89,6 +92,7 @@ export function createServer({
       status: reply.statusCode,
       durationMs: Math.round(reply.elapsedTime * 10) / 10,
     }
+    done?.(line.method, line.route, line.status, reply.elapsedTime)
     if (request.routeOptions.config && (request.routeOptions.config as { quiet?: boolean }).quiet)
       request.log.debug(line, 'http.request.done')
     else request.log.info(line, 'http.request.done')

@@ -7,9 +7,10 @@ import {
 } from 'node:http'
 import { connect } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import { statementAudience } from '@sdp-mcp/instance/contract'
+import { type SessionReport, statementAudience } from '@sdp-mcp/instance/contract'
 import { createLocalJWKSet, jwtVerify } from 'jose'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest'
+import { type Activity, createActivity } from '../activity.ts'
 import { buildPublicApp } from '../app.ts'
 import { createConsent } from '../consent.ts'
 import { type Directory, openDirectory } from '../directory.ts'
@@ -18,6 +19,7 @@ import { createMemoryEngine, createMemoryRuntime } from '../fleet/testing/memory
 import { eventually } from '../fleet/testing/support.ts'
 import { createStatementSigner, type StatementSigner } from '../identity.ts'
 import { fixedKeyring } from '../keyring.ts'
+import { createMetrics } from '../metrics.ts'
 import { testConfig } from '../testing/config.ts'
 import { openTestDatabase, type TestDatabase } from '../testing/database.ts'
 import { recordingLog } from '../testing/log.ts'
@@ -40,6 +42,9 @@ let proxy: McpProxy
 let app: ReturnType<typeof buildPublicApp>
 let port: number
 let time: () => number = Date.now
+let activity: Activity
+/** what the old instance of a move says of its sessions, and how often it was asked */
+let sessionsAt: (target: { generation: number }) => SessionReport = () => ({ sessions: [] })
 
 /** Where instances are; a promise is one that is still starting. */
 const instances = new Map<
@@ -56,7 +61,7 @@ const fleet = {
       throw new AppError('instance-failed', 'The instance is not running. Its image is broken.', {
         retryAfterSeconds: 7,
       })
-    const to = await instance
+    const to = { ...(await instance), draining: null }
     routes.set(userId, to)
     return to
   },
@@ -81,7 +86,18 @@ beforeAll(async () => {
 })
 beforeEach(async () => {
   routes = createRoutes()
-  proxy = createProxy({ directory, routes, fleet, signer, now: () => time(), log })
+  activity = createActivity({ db: database.db, now: () => time(), log })
+  proxy = createProxy({
+    directory,
+    routes,
+    fleet,
+    signer,
+    activity,
+    control: { sessions: async target => sessionsAt(target) },
+    metrics: createMetrics({ activity, version: 'test' }).proxy,
+    now: () => time(),
+    log,
+  })
   app = buildPublicApp({
     db: database.db,
     runtime: createMemoryRuntime(createMemoryEngine()),
@@ -876,4 +892,126 @@ describe('ending', () => {
     await cut
     expect(performance.now() - before).toBeLessThan(1_000)
   })
+})
+
+describe('while a user is moved to another instance', () => {
+  const session = (id: string): SessionReport['sessions'][number] => ({
+    id,
+    transport: 'streamable',
+    client: null,
+    startedAt: new Date().toISOString(),
+    lastActivityAt: new Date().toISOString(),
+    calls: 1,
+    inFlight: 0,
+    openStreams: 0,
+    bytesIn: 0,
+    bytesOut: 0,
+  })
+
+  test('sessions of the old one stay with it, new ones go to the new one, and each is asked about once', async () => {
+    const alice = await add('alice')
+    const next = await startUpstream()
+    upstreams.push(next)
+    const old = { address: alice.instance.address, generation: 1 }
+    const questions: number[] = []
+    let atOld = ['s1', 's2']
+    sessionsAt = ({ generation }) => {
+      questions.push(generation)
+      return { sessions: atOld.map(session) }
+    }
+    // a call under way on the old one is not disturbed
+    const held: Seen[] = []
+    alice.instance.answer = seen => void held.push(seen)
+    const underWay = ask({
+      method: 'POST',
+      path: '/mcp',
+      key: alice.key,
+      headers: { 'mcp-session-id': 's1' },
+      body: '{}',
+    })
+    await eventually('it arrived', () => held.length === 1)
+    routes.set(alice.userId, { address: next.address, generation: 2, draining: old })
+    alice.instance.answer = ({ response }) => void response.end('old')
+    next.answer = ({ response }) => void response.end('new')
+    const where = async (path: string, id?: string) =>
+      (await ask({ method: 'POST', path, key: alice.key, body: '{}', headers: id ? { 'mcp-session-id': id } : {} }))
+        .text
+    expect(await where('/mcp')).toBe('new')
+    expect(questions).toEqual([])
+    expect(await where('/mcp', 's1')).toBe('old')
+    expect(await where('/messages?sessionId=s2')).toBe('old')
+    expect(await where('/u/alice/messages?x=1&sessionId=s2')).toBe('old')
+    expect(questions).toEqual([1])
+    expect(await where('/mcp', 'born-on-the-new-one')).toBe('new')
+    expect(await where('/mcp', 'born-on-the-new-one')).toBe('new')
+    expect(questions).toEqual([1, 1])
+    // began on the old one in the very moment of the move
+    atOld = [...atOld, 's3']
+    expect(await where('/mcp', 's3')).toBe('old')
+    held[0]!.response.end('whole')
+    expect((await underWay).text).toBe('whole')
+    // over: everybody goes to the new one, over the connections that are there
+    routes.set(alice.userId, { address: next.address, generation: 2 })
+    expect(await where('/mcp', 's1')).toBe('new')
+    expect(questions).toHaveLength(3)
+  })
+
+  test('each side is told by a statement of its own', async () => {
+    const alice = await add('alice')
+    const next = await startUpstream()
+    upstreams.push(next)
+    sessionsAt = () => ({ sessions: [session('s1')] })
+    routes.set(alice.userId, {
+      address: next.address,
+      generation: 2,
+      draining: { address: alice.instance.address, generation: 1 },
+    })
+    await ask({ method: 'POST', path: '/mcp', key: alice.key, headers: { 'mcp-session-id': 's1' }, body: '{}' })
+    await ask({ method: 'POST', path: '/mcp', key: alice.key, body: '{}' })
+    const keys = createLocalJWKSet({ keys: await signer.publicKeys() })
+    for (const [side, generation] of [
+      [alice.instance, 1],
+      [next, 2],
+    ] as const)
+      await jwtVerify(side.seen.at(-1)!.headers.authorization!.slice(7), keys, {
+        audience: statementAudience(alice.userId, generation),
+      })
+  })
+})
+
+test('activity counts calls, streams and bytes apart, and takes a keep-alive for none', async () => {
+  const alice = await add('alice')
+  let clock = 1_000_000_000_000
+  time = () => clock
+  const meter = activity.meter(alice.userId)
+  const held: Seen[] = []
+  alice.instance.answer = seen => {
+    if (seen.method === 'GET') {
+      seen.response.writeHead(200, { 'content-type': 'text/event-stream' })
+      seen.response.write('data: hello\n\n')
+    }
+    held.push(seen)
+  }
+  const open = await stream(alice)
+  expect(meter).toMatchObject({ streams: 1, calls: 0, requests: 1, activeAt: clock })
+  const began = meter.bytesOut
+  expect(began).toBe(13)
+  clock += 60_000
+  held[0]!.response.write(': keep-alive\n\n')
+  await eventually('it came', () => meter.bytesOut > began)
+  expect(meter.activeAt).toBe(clock - 60_000)
+  held[0]!.response.write('data: something\n\n')
+  await eventually('that counts', () => meter.activeAt === clock)
+
+  const call = ask({ method: 'POST', path: '/mcp', key: alice.key, body: '{"id":1}' })
+  await eventually('it arrived', () => held.length === 2)
+  expect(meter).toMatchObject({ streams: 1, calls: 1, bytesIn: 8, requests: 2 })
+  clock += 60_000
+  held[1]!.response.writeHead(500).end('broken')
+  await call
+  expect(meter).toMatchObject({ streams: 1, calls: 0, failures: 1, activeAt: clock })
+  clock += 60_000
+  open.request.destroy()
+  await eventually('the stream is over', () => meter.streams === 0)
+  expect(meter).toMatchObject({ failures: 1, activeAt: clock })
 })

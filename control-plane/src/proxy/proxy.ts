@@ -1,16 +1,19 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
+import type { Activity, Meter } from '../activity.ts'
 import type { Directory, Identity, Revocation } from '../directory.ts'
 import type { ClientCredential, DynamicCredentials } from '../dynamic-credentials.ts'
 import { AppError } from '../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import { apiKeyDigest, looksLikeApiKey, type StatementSigner } from '../identity.ts'
+import type { InstanceControl } from '../instance-control.ts'
 import type { Logger } from '../log.ts'
+import type { ProxyMetrics } from '../metrics.ts'
 import { asAppError, writeProblem } from '../problem.ts'
 import { discardRest, readBody } from './body.ts'
 import type { Limiter } from './limits.ts'
-import { type Exchange, type Outcome, pump } from './pump.ts'
-import type { Route, Routes } from './routes.ts'
+import { type Exchange, type Outcome, pump, type Target } from './pump.ts'
+import type { DrainingRoute, Route, Routes } from './routes.ts'
 
 /** Carries MCP traffic of users to their instances. */
 export interface McpProxy {
@@ -31,19 +34,39 @@ const methods: Record<string, readonly string[]> = { sse: ['GET'], messages: ['P
 
 const bodyLimitBytes = 4 * 1024 * 1024
 const readyTimeoutMs = 45_000
+/** ids of sessions that a client may have made up */
+const mostRemembered = 1_000
 
 const authenticate = 'Bearer realm="sdp-mcp"'
 
 /** An exchange under way; `at` is its place among those of its user. */
-type Open = { keyId: string; isStream: boolean; at: number; exchange: Exchange | undefined }
+type Open = {
+  keyId: string
+  isStream: boolean
+  at: number
+  exchange: Exchange | undefined
+  cutBecause: Revocation['reason'] | 'shutdown' | undefined
+}
 
-type Aim = { route: Route; statement: string }
+const sessionInQuery = /[?&]sessionId=([^&]*)/
+const endedBy = {
+  done: 'ended',
+  aborted: 'client',
+  unreachable: 'instance',
+  stranger: 'instance',
+  broken: 'instance',
+} as const
+
+type Aim = { side: Route | DrainingRoute; statement: string }
 
 export function createProxy({
   directory,
   routes,
   fleet,
   signer,
+  activity,
+  control,
+  metrics,
   limiter,
   clients,
   addressOf = request => request.socket.remoteAddress ?? '',
@@ -54,6 +77,9 @@ export function createProxy({
   routes: Routes
   fleet: Pick<Fleet, 'ensureReady' | 'reconcile'>
   signer: StatementSigner
+  activity: Pick<Activity, 'meter'>
+  control: Pick<InstanceControl, 'sessions'>
+  metrics: ProxyMetrics
   /** without it users have no limits */
   limiter?: Limiter
   /** without it only API keys open the door */
@@ -133,16 +159,18 @@ export function createProxy({
     const startedAt = performance.now()
     for (let attempt = 1; !response.destroyed; attempt++) {
       // after a failure the fleet looks whether the instance is still the one that the table names
-      const aimed = aim(identity, response, attempt > 1)
-      const { route, statement } = aimed instanceof Promise ? await aimed : aimed
+      const aimed = aim(identity, request, response, query, attempt > 1)
+      const { side, statement } = aimed instanceof Promise ? await aimed : aimed
       if (response.destroyed) return
       // the key may have been revoked while we waited, when there was nothing to cut yet
       if (identify(credential).suspended) throw suspended()
       const outcome = await exchange(request, response, identity, {
-        upstream: route.upstream,
+        upstream: side.upstream,
         path: `/${endpoint}${query ?? ''}`,
         headers: `authorization: Bearer ${statement}\r\nx-forwarded-prefix: ${prefix ?? ''}\r\n`,
         body,
+        meter: activity.meter(userId),
+        now,
       })
       const line = { username: identity.username, method, endpoint, outcome: outcome.kind }
       if (outcome.kind === 'done' || outcome.kind === 'aborted') {
@@ -167,20 +195,67 @@ export function createProxy({
   }
 
   /** Where the instance is, and a statement for it: at once when both are at hand. */
-  function aim(identity: Identity, response: ServerResponse, wakeFirst: boolean): Aim | Promise<Aim> {
+  function aim(
+    identity: Identity,
+    request: IncomingMessage,
+    response: ServerResponse,
+    query: string | undefined,
+    wakeFirst: boolean,
+  ): Aim | Promise<Aim> {
     const { userId, username } = identity
     const route = wakeFirst ? undefined : routes.get(userId)
-    const statement = route && signer.statement({ userId, username, generation: route.generation }, 'mcp')
-    return typeof statement === 'string' && route ? { route, statement } : search(identity, response, wakeFirst)
+    if (route?.draining === null) {
+      const statement = signer.statement({ userId, username, generation: route.generation }, 'mcp')
+      if (typeof statement === 'string') return { side: route, statement }
+    }
+    return search(identity, request, response, query, wakeFirst)
   }
 
   /** Finds both; either may be overtaken while the other is made. */
-  async function search({ userId, username }: Identity, response: ServerResponse, wakeFirst: boolean): Promise<Aim> {
+  async function search(
+    { userId, username }: Identity,
+    request: IncomingMessage,
+    response: ServerResponse,
+    query: string | undefined,
+    wakeFirst: boolean,
+  ): Promise<Aim> {
     for (let ask = wakeFirst; ; ask = false) {
       const known = ask ? undefined : routes.get(userId)
       const route = known ?? (await wake(userId, response))
-      const statement = await signer.statement({ userId, username, generation: route.generation }, 'mcp')
-      if (routes.get(userId) === route || response.destroyed) return { route, statement }
+      const side = route.draining === null ? route : await sideOf(route, route.draining, username, request, query)
+      const statement = await signer.statement({ userId, username, generation: side.generation }, 'mcp')
+      if (routes.get(userId) === route || response.destroyed) return { side, statement }
+    }
+  }
+
+  /** During a move: the old instance for sessions that began there, the new one for all others. */
+  async function sideOf(
+    route: Route,
+    draining: DrainingRoute,
+    username: string,
+    request: IncomingMessage,
+    query: string | undefined,
+  ): Promise<Route | DrainingRoute> {
+    const session = (request.headers['mcp-session-id'] as string | undefined) ?? sessionInQuery.exec(query ?? '')?.[1]
+    if (session === undefined || draining.elsewhere.has(session)) return route
+    if (draining.sessions.has(session)) return draining
+    // A session may have begun there just before the move, when nobody had been asked: so it is asked once for each.
+    draining.asking ??= sessionsOf(draining, route.userId, username).finally(() => {
+      draining.asking = null
+    })
+    for (const id of await draining.asking) draining.sessions.add(id)
+    if (draining.sessions.has(session)) return draining
+    if (draining.elsewhere.size < mostRemembered) draining.elsewhere.add(session)
+    return route
+  }
+
+  async function sessionsOf({ address, generation }: DrainingRoute, userId: string, username: string) {
+    try {
+      const { sessions } = await control.sessions({ userId, username, address, generation })
+      return sessions.map(({ id }) => id)
+    } catch (error) {
+      log.warn({ error, username }, 'proxy.draining.unanswered')
+      return []
     }
   }
 
@@ -207,20 +282,37 @@ export function createProxy({
     request: IncomingMessage,
     response: ServerResponse,
     identity: Identity,
-    target: Parameters<typeof pump>[2],
+    target: Target & { meter: Meter },
   ): Promise<Outcome> {
     return new Promise(resolve => {
       const { userId, keyId } = identity
       const ofUser = exchanges.get(userId) ?? []
       if (ofUser.length === 0) exchanges.set(userId, ofUser)
-      const open: Open = { keyId, isStream: request.method === 'GET', at: ofUser.length, exchange: undefined }
+      const { meter, body } = target
+      const isStream = request.method === 'GET'
+      const open: Open = { keyId, isStream, at: ofUser.length, exchange: undefined, cutBecause: undefined }
       ofUser.push(open)
+      const beganAt = performance.now()
+      meter.activeAt = now()
+      meter.requests++
+      if (body) meter.bytesIn += body.length
+      if (isStream) meter.streams++
+      else meter.calls++
       open.exchange = pump(request, response, target, outcome => {
         const last = ofUser.pop()!
         if (last !== open) {
           ofUser[open.at] = last
           last.at = open.at
         }
+        meter.activeAt = now()
+        if (isStream) {
+          meter.streams--
+          metrics.streamClosed(open.cutBecause ?? endedBy[outcome.kind])
+        } else {
+          meter.calls--
+          metrics.callDone(request.method === 'DELETE' ? 'end' : 'call', outcome, performance.now() - beganAt)
+        }
+        if (outcome.kind === 'broken' || (outcome.kind === 'done' && outcome.status >= 500)) meter.failures++
         resolve(outcome)
       })
     })
@@ -250,6 +342,7 @@ export function createProxy({
       let count = 0
       for (const open of [...(exchanges.get(userId) ?? [])]) {
         if (reason === 'key-revoked' && !revoked.has(open.keyId)) continue
+        open.cutBecause = reason
         open.exchange?.cut()
         count++
       }
@@ -267,9 +360,13 @@ export function createProxy({
     async close(graceMs) {
       closing = true
       const all = () => [...exchanges.values()].flat()
-      for (const open of all()) if (open.isStream) open.exchange?.cut()
+      const end = (open: Open) => {
+        open.cutBecause = 'shutdown'
+        open.exchange?.cut()
+      }
+      for (const open of all()) if (open.isStream) end(open)
       for (const deadline = now() + graceMs; all().length > 0 && now() < deadline; ) await delay(20)
-      for (const open of all()) open.exchange?.cut()
+      for (const open of all()) end(open)
     },
   }
 }

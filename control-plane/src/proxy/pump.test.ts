@@ -29,6 +29,8 @@ async function carry(answer?: Upstream['answer'], options: { upstreamPort?: numb
       path: request.url!,
       headers: 'authorization: Bearer statement\r\nx-forwarded-prefix: /u/alice\r\n',
       body,
+      meter: { activeAt: 0, bytesOut: 0 },
+      now: Date.now,
     }
     exchanges.push(
       pump(request, response, target, outcome => {

@@ -29,7 +29,14 @@ export type Target = {
   /** what the instance is told beside the client's own headers: lines of a head, each ended by CR LF */
   headers: string
   body: Buffer | null
+  /** written to as bytes come from the instance */
+  meter: { activeAt: number; bytesOut: number }
+  now: () => number
 }
+
+/** An event stream's keep-alive is a comment of a few bytes by itself: no sign of anybody being there. */
+const longestKeepAlive = 32
+const colon = 58
 
 // RFC 9110 section 7.6.1
 const hopByHop = [
@@ -70,7 +77,7 @@ export function pump(
   target: Target,
   finished: (outcome: Outcome) => void,
 ): Exchange {
-  const pumping = new Pump(response, finished)
+  const pumping = new Pump(response, target, finished)
   pumping.begin(request, target)
   return pumping
 }
@@ -78,14 +85,18 @@ export function pump(
 class Pump implements Exchange, Answer {
   readonly #response: ServerResponse
   readonly #finished: (outcome: Outcome) => void
+  readonly #meter: Target['meter']
+  readonly #now: () => number
   readonly #onClientGone = () => this.#abort({ kind: 'aborted' })
   #call: Call | undefined
   #over = false
   /** whether the headers are on their way to the client, alone or with the bytes that came with them */
   #headSent = false
 
-  constructor(response: ServerResponse, finished: (outcome: Outcome) => void) {
+  constructor(response: ServerResponse, { meter, now }: Target, finished: (outcome: Outcome) => void) {
     this.#response = response
+    this.#meter = meter
+    this.#now = now
     this.#finished = finished
   }
 
@@ -132,6 +143,8 @@ class Pump implements Exchange, Answer {
   data(chunk: Buffer): void {
     const response = this.#response
     this.#headSent = true
+    this.#meter.bytesOut += chunk.length
+    if (chunk[0] !== colon || chunk.length > longestKeepAlive) this.#meter.activeAt = this.#now()
     if (chunk.length <= smallBytes) {
       if (response.write(chunk.toString('latin1'), 'latin1')) return
     } else {
@@ -153,6 +166,7 @@ class Pump implements Exchange, Answer {
 
   ended(last?: Buffer): void {
     const response = this.#response
+    if (last) this.#meter.bytesOut += last.length
     // text joins the head in a single write; a buffer would be gathered with it
     if (last && last.length <= smallBytes) response.end(last.toString('latin1'), 'latin1')
     else if (last) {

@@ -1,11 +1,22 @@
 import { createUpstream, type Upstream } from './upstream.ts'
 
+type Target = { address: string; generation: number }
+
 /** Where a user's instance is, and the connections to it. */
-export type Route = {
+export type Route = Target & {
   userId: string
-  address: string
-  generation: number
   upstream: Upstream
+  /** the instance before a move, for the sessions that began there */
+  draining: DrainingRoute | null
+}
+
+export type DrainingRoute = Target & {
+  upstream: Upstream
+  /** sessions that are known to be there, and those that are known not to be */
+  sessions: Set<string>
+  elsewhere: Set<string>
+  /** what it is being asked just now */
+  asking: Promise<readonly string[]> | null
 }
 
 /**
@@ -14,32 +25,56 @@ export type Route = {
 export interface Routes {
   get(userId: string): Route | undefined
   /** Points a user to another instance, or nowhere. Exchanges under way on the old one are left to end. */
-  set(userId: string, to: { address: string; generation: number } | null): void
+  set(userId: string, to: (Target & { draining?: Target | null }) | null): void
   all(): Route[]
   close(): Promise<void>
 }
 
 const sweepMs = 5_000
 
+const same = (one: Target | null | undefined, other: Target | null | undefined) =>
+  one?.address === other?.address && one?.generation === other?.generation
+
+const bothOf = (route: Route): (Route | DrainingRoute)[] => (route.draining ? [route, route.draining] : [route])
+
 export function createRoutes(): Routes {
   const routes = new Map<string, Route>()
   const sweeper = setInterval(() => {
-    for (const route of routes.values()) route.upstream.sweep()
+    for (const route of routes.values()) for (const { upstream } of bothOf(route)) upstream.sweep()
   }, sweepMs)
   sweeper.unref()
+
+  function drain(to: Target, before: DrainingRoute | null, upstream: Upstream): DrainingRoute {
+    if (before && same(before, to)) return before
+    const { address, generation } = to
+    return { address, generation, upstream, sessions: new Set(), elsewhere: new Set(), asking: null }
+  }
+
   return {
     get: userId => routes.get(userId),
     set(userId, to) {
       const current = routes.get(userId)
-      if (current && to && current.address === to.address && current.generation === to.generation) return
-      if (to) routes.set(userId, { userId, ...to, upstream: createUpstream(to.address) })
+      const draining = to?.draining ?? null
+      if (current && to && same(current, to) && same(current.draining, draining)) return
+      const before = current ? bothOf(current) : []
+      // an instance keeps its connections when it goes from one role to the other
+      const upstreamOf = (target: Target) =>
+        before.find(one => same(one, target))?.upstream ?? createUpstream(target.address)
+      if (to)
+        routes.set(userId, {
+          userId,
+          address: to.address,
+          generation: to.generation,
+          upstream: upstreamOf(to),
+          draining: draining && drain(draining, current?.draining ?? null, upstreamOf(draining)),
+        })
       else routes.delete(userId)
-      current?.upstream.retire()
+      for (const one of before) if (!same(one, to) && !same(one, draining)) one.upstream.retire()
     },
     all: () => [...routes.values()],
     async close() {
       clearInterval(sweeper)
-      for (const route of routes.values()) route.upstream.destroy()
+      for (const route of routes.values()) for (const { upstream } of bothOf(route)) upstream.destroy()
       routes.clear()
     },
   }

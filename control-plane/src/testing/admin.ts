@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { ConnectionReport } from '@sdp-mcp/instance/contract'
 import type { DatabaseConnection } from '@sdp-mcp/migrations/testing'
+import { createActivity } from '../activity.ts'
 import { buildAdminApp, buildPublicApp } from '../app.ts'
 import { createConnections } from '../connections.ts'
 import { createConsent } from '../consent.ts'
@@ -9,10 +10,14 @@ import { createFleet } from '../fleet/fleet.ts'
 import type { Runtime } from '../fleet/runtime.ts'
 import { createMemoryEngine, createMemoryRuntime, type MemoryEngine } from '../fleet/testing/memory-runtime.ts'
 import { createStatementSigner } from '../identity.ts'
+import { createInstanceControl } from '../instance-control.ts'
 import { fixedKeyring } from '../keyring.ts'
 import { createMasterKey } from '../master-key.ts'
+import { createMetrics } from '../metrics.ts'
 import { createProxy } from '../proxy/proxy.ts'
 import { createRoutes } from '../proxy/routes.ts'
+import { createRollouts } from '../rollouts.ts'
+import { createUsage } from '../usage.ts'
 import { createUsers } from '../users.ts'
 import { createVault } from '../vault.ts'
 import { testConfig, testSecrets } from './config.ts'
@@ -58,10 +63,14 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     control.calls.push(call)
     void control.answer(call)
   })
+  const activity = createActivity({ db, now, log })
   const fleet = createFleet({
     db,
     runtime,
-    config: { image: config.instance.image, portRange: config.instance.portRange, limits: config.instance.limits },
+    config: { ...config.instance, capacity: config.capacity, idle: config.idle },
+    activity,
+    async beforeStop() {},
+    async prove() {},
     log,
     now,
     async bootFor(userId, { generation, port }) {
@@ -88,7 +97,11 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     beforeRemove: (userId, instance) => connections.revoke(userId, instance),
     afterRemove: userId => users.erase(userId),
   })
-  const connections = createConnections({ db, users, vault, fleet, signer, log })
+  const instanceControl = createInstanceControl({ signer })
+  const metrics = createMetrics({ activity, version: '1.2.3' })
+  const usage = createUsage({ db, control: instanceControl, metrics, log })
+  const connections = createConnections({ db, users, vault, fleet, control: instanceControl, log })
+  const rollouts = createRollouts({ db, fleet, activity, image: config.instance.image, log, now })
   const directory = await openDirectory({
     db,
     log,
@@ -99,7 +112,17 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
   })
   const publicUrl = 'https://mcp.example.com'
   const consent = createConsent({ db, users, connections, config })
-  const proxy = createProxy({ directory, routes, fleet, signer, now, log })
+  const proxy = createProxy({
+    directory,
+    routes,
+    fleet,
+    signer,
+    activity,
+    control: instanceControl,
+    metrics: metrics.proxy,
+    now,
+    log,
+  })
   const errorPages = { read: async (code: string) => `# page about ${code}` }
   const publicApp = buildPublicApp({ db, runtime, proxy, consent, publicUrl, log, errorPages })
   const app = await buildAdminApp({
@@ -112,6 +135,10 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     directory,
     routes,
     proxy,
+    control: instanceControl,
+    usage,
+    metrics,
+    rollouts,
     db,
     log,
     errorPages,
@@ -154,6 +181,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     vault,
     fleet,
     engine,
+    rollouts,
     routes,
     proxy,
     directory,
@@ -163,7 +191,10 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     async [Symbol.asyncDispose]() {
       engine.down = false
       await Promise.all([app.close(), publicApp.close()])
+      await rollouts.close()
       await fleet.close()
+      await activity.close()
+      await instanceControl.close()
       await routes.close()
       await directory.close()
       for (const id of [...engine.instances.keys()]) await runtime.remove(id)

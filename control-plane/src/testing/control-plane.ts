@@ -1,4 +1,5 @@
 import { request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http'
+import { createActivity } from '../activity.ts'
 import { buildAdminApp, buildPublicApp, type Patience } from '../app.ts'
 import { createAttempts } from '../attempts.ts'
 import { createClientFingerprints } from '../client-fingerprints.ts'
@@ -10,12 +11,16 @@ import { createDoors } from '../door.ts'
 import { createDynamicCredentials } from '../dynamic-credentials.ts'
 import { createMemoryEngine, createMemoryRuntime } from '../fleet/testing/memory-runtime.ts'
 import { createAdminTokens, createStatementSigner } from '../identity.ts'
+import { createInstanceControl } from '../instance-control.ts'
 import { createKeyring } from '../keyring.ts'
 import { createMasterKey } from '../master-key.ts'
+import { createMetrics } from '../metrics.ts'
 import { createLimiter } from '../proxy/limits.ts'
 import { createProxy } from '../proxy/proxy.ts'
 import { createRoutes } from '../proxy/routes.ts'
+import { createRollouts } from '../rollouts.ts'
 import type { Resolve } from '../sdp-settings.ts'
+import { createUsage } from '../usage.ts'
 import { createUsers } from '../users.ts'
 import { createVault } from '../vault.ts'
 import { testConfig, testSecrets } from './config.ts'
@@ -76,7 +81,7 @@ export async function startControlPlane(
     async ensureReady(userId: string) {
       const upstream = upstreams.get(userId) ?? (await startUpstream(answer))
       upstreams.set(userId, upstream)
-      const route = { address: upstream.address, generation: 1 }
+      const route = { address: upstream.address, generation: 1, draining: null }
       routes.set(userId, route)
       return route
     },
@@ -85,7 +90,9 @@ export async function startControlPlane(
     checkCapacity: async () => {},
     start: async () => {},
     close: async () => {},
-    sleep: async () => {},
+    sleep: async () => false,
+    moveTo: async () => 'asleep' as const,
+    leading: () => true,
   }
   if (config.dynamicCredentials.mode !== 'off') await fingerprints.catchUp()
   const retire = () => void users.retireExpiredKeys().catch(error => log.warn({ error }, 'api-keys.retire.failed'))
@@ -101,6 +108,9 @@ export async function startControlPlane(
     },
     onChanged: () => {},
   })
+  const activity = createActivity({ db, now, log })
+  const control = createInstanceControl({ signer })
+  const metrics = createMetrics({ activity, version: 'test' })
   const attempts = createAttempts({ now })
   const doors = createDoors(config, log)
   const { checkCapacity } = fleet
@@ -124,6 +134,9 @@ export async function startControlPlane(
     routes,
     fleet,
     signer,
+    activity,
+    control,
+    metrics: metrics.proxy,
     limiter: createLimiter(),
     ...clients,
     addressOf: doors.public.addressOf,
@@ -132,7 +145,9 @@ export async function startControlPlane(
   })
   const errorPages = { read: async () => undefined }
   const wait = patience ? { patience } : {}
-  const connections = createConnections({ db, users, vault, fleet, signer, log })
+  const connections = createConnections({ db, users, vault, fleet, control, log })
+  const rollouts = createRollouts({ db, fleet, activity, image: config.instance.image, log, now })
+  const usage = createUsage({ db, control, metrics, log })
   const consent = createConsent({ db, users, connections, config })
   const { publicUrl } = config
   const publicApp = buildPublicApp({
@@ -156,6 +171,10 @@ export async function startControlPlane(
     directory,
     routes,
     proxy,
+    control,
+    usage,
+    metrics,
+    rollouts,
     db,
     log,
     errorPages,
@@ -218,6 +237,8 @@ export async function startControlPlane(
       await routes.close()
       await directory.close()
       for (const upstream of upstreams.values()) await upstream[Symbol.asyncDispose]()
+      await activity.close()
+      await control.close()
       await db.close()
     },
   }

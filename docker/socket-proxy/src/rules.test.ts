@@ -82,7 +82,8 @@ test('a container like those of the control plane may be made, and none that dif
 
 test('no other call passes', () => {
   for (const [method, path] of [
-    ['GET', '/info'],
+    ['GET', '/info?x=1'],
+    ['GET', '/system/df'],
     ['GET', '/containers/json?all=true'],
     ['GET', '/containers/json?filters={"label":["x"]}'],
     ['GET', '/events'],

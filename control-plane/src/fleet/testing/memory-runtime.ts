@@ -1,6 +1,7 @@
 import { createServer, type Server } from 'node:http'
 import {
   type InstanceSpec,
+  limitsKey,
   type ObservedInstance,
   type Runtime,
   RuntimeError,
@@ -21,6 +22,7 @@ export type MemoryEngine = {
   down: boolean
   /** how long an instance takes until it answers */
   bootMs: number
+  hostMemoryMb: number
   starts: number
   stops: number
   /** an instance ends as if by itself */
@@ -37,6 +39,8 @@ export type MemoryInstance = {
   /** when set, requests are taken but not answered */
   frozen: boolean
   sessions: number
+  /** calls that were not answered yet */
+  inFlight: number
 }
 
 export function createMemoryEngine(): MemoryEngine {
@@ -46,6 +50,7 @@ export function createMemoryEngine(): MemoryEngine {
     trouble: [],
     down: false,
     bootMs: 0,
+    hostMemoryMb: 64_000,
     starts: 0,
     stops: 0,
     async crash(userId, { code, outOfMemory = false }) {
@@ -73,6 +78,10 @@ export function createMemoryRuntime(engine: MemoryEngine): Runtime {
     async ping() {
       answer()
       return { version: '1.0' }
+    },
+    async hostMemoryMb() {
+      answer()
+      return engine.hostMemoryMb
     },
     async list(userId) {
       answer()
@@ -109,6 +118,7 @@ export function createMemoryRuntime(engine: MemoryEngine): Runtime {
             version: 'test',
             uptimeSeconds: 1,
             sessions: instance.sessions,
+            inFlight: instance.inFlight,
           })
         else if (url.pathname === '/boot') json(boot)
         else if (url.pathname === '/say') {
@@ -126,11 +136,13 @@ export function createMemoryRuntime(engine: MemoryEngine): Runtime {
         followers,
         frozen: trouble !== undefined,
         sessions: 0,
+        inFlight: 0,
         observed: {
           id: `memory-${nextId++}`,
           userId: boot.user.id,
           generation: boot.generation,
           image,
+          limits: limitsKey(spec.limits),
           running: true,
           address: `http://127.0.0.1:${port}`,
           exit: null,

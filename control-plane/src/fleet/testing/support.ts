@@ -3,10 +3,28 @@ import { fileURLToPath } from 'node:url'
 import type { Boot } from '@sdp-mcp/instance/contract'
 import { freePort } from '@sdp-mcp/migrations/testing'
 import { pino } from 'pino'
+import { createActivity } from '../../activity.ts'
+import type { Db } from '../../db.ts'
+import type { FleetOptions } from '../fleet.ts'
 import type { InstanceSpec } from '../runtime.ts'
 
 export const testInstanceEntry = fileURLToPath(new URL('test-instance.ts', import.meta.url))
 export const silentLog = pino({ level: 'silent' })
+
+/** A host with room for everybody, on which nothing is put to sleep. */
+export const unlimited: Pick<FleetOptions['config'], 'capacity' | 'idle'> = {
+  capacity: { maxInstances: null, requestMb: 1, reserveMb: 0 },
+  idle: { stopAfterMs: null, streamStopAfterMs: null },
+}
+
+/** What a fleet needs beside runtime and database, doing nothing. */
+export function fleetStandIns(db: Db): Pick<FleetOptions, 'activity' | 'beforeStop' | 'prove'> {
+  return {
+    activity: createActivity({ db, now: Date.now, log: silentLog }),
+    async beforeStop() {},
+    async prove() {},
+  }
+}
 
 /** What no test may find anywhere outside the instance. */
 export const bootSecrets = { password: 'role-password-Zq81', dataKey: 'ZGF0YS1rZXktb2YtdGhlLXVzZXItMzItYnl0ZXMhIQ==' }

@@ -1,0 +1,229 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { type Boot, statementAudience } from '@sdp-mcp/instance/contract'
+import { AppError } from '../errors.ts'
+import type { ReachFaultPoint } from '../fault-points.ts'
+import type { Logger } from '../log.ts'
+import type { InstanceRoute } from './fleet.ts'
+import type { HealthChecker } from './health.ts'
+import type { InstanceTable, Move, Subject } from './instance-table.ts'
+import { startDeadlineMs } from './plan.ts'
+import { type Limits, type ObservedInstance, type Runtime, RuntimeError } from './runtime.ts'
+
+/**
+ * Moves one user to another image without a gap: the new instance stands beside the old one until it has proved itself,
+ * then new sessions go there while those of the old one end in peace.
+ *
+ *     nothing -> preparing (new one started, proved) -> draining (old one, no new sessions) -> nothing
+ *
+ * Each arrow is one transaction on table instance_moves. A move in `preparing` that is found by anybody but its maker was
+ * cut short by a crash: the new instance is removed and the user stays where they are.
+ */
+export type Mover = ReturnType<typeof createMover>
+
+const drainLookMs = 1_000
+const proofMs = 20_000
+
+export function createMover(parts: {
+  runtime: Runtime
+  table: InstanceTable
+  health: HealthChecker
+  log: Logger
+  now: () => number
+  limits: Limits
+  /** aborts when the fleet closes */
+  signal: AbortSignal
+  bootFor(userId: string, to: { generation: number; port: number }): Promise<Boot>
+  prove(userId: string, instance: { address: string; generation: number }, signal: AbortSignal): Promise<void>
+  withFreePort<T>(take: (port: number) => Promise<T>): Promise<T>
+  /** @throws AppError `capacity-exhausted` unless one more fits beside the user's own */
+  demandRoom(userId: string): Promise<void>
+  /** notes that another program holds a port */
+  foreignPort(port: number): void
+  setRoute(userId: string, to: InstanceRoute): void
+  /** nobody is sent to the old instance any more */
+  drained(userId: string): void
+  /** stops an instance in order and removes it */
+  remove(userId: string, found: ObservedInstance): Promise<void>
+  look(userId: string): Promise<void>
+  /** a failure that has a code of its own */
+  explain(error: unknown): AppError | undefined
+  reach: ReachFaultPoint
+}) {
+  const { runtime, table, health, log, now, signal, reach } = parts
+  const watched = new Set<string>()
+
+  /** Under the user's lock. */
+  async function moveTo(userId: string, image: string, drainSeconds: number): Promise<'moved' | 'asleep'> {
+    let subject = await table.read(userId)
+    if (
+      subject?.move?.phase === 'draining' &&
+      subject.move.image === image &&
+      (await moveBack(subject, subject.move, drainSeconds))
+    )
+      return 'moved'
+    if (subject?.move && subject.wanted.state !== 'removed') {
+      await end(subject, subject.move, await runtime.list(userId))
+      subject = await table.read(userId)
+    }
+    if (subject?.wanted.state !== 'running' || subject.row?.state !== 'ready') return 'asleep'
+    if (subject.row.image === image && subject.row.generation === subject.wanted.generation) return 'moved'
+    const { username } = subject.wanted
+    const old = { address: subject.row.address, generation: subject.row.generation }
+
+    const mine = subject
+    const move = await parts.withFreePort(async port => {
+      await parts.demandRoom(userId)
+      return table.beginMove(mine, { image, port })
+    })
+    if (!move) throw changedMeanwhile(username)
+    reach('move.begun')
+    log.info({ userId, username, image, generation: move.generation }, 'fleet.move.begun')
+    try {
+      const started = await startBeside(userId, move)
+      reach('move.running')
+      const address = await untilAnswers(userId, started)
+      await parts.prove(
+        userId,
+        { address, generation: move.generation },
+        AbortSignal.any([signal, AbortSignal.timeout(proofMs)]),
+      )
+      reach('move.checked')
+      const drainUntil = new Date(now() + drainSeconds * 1000)
+      if (!(await table.swap(subject, move, { containerId: started.id, address, drainUntil })))
+        throw changedMeanwhile(username)
+      reach('move.swapped')
+      const draining = old.address ? { address: old.address, generation: old.generation } : null
+      parts.setRoute(userId, { address, generation: move.generation, draining })
+      log.info({ userId, username, image, generation: move.generation }, 'fleet.move.swapped')
+    } catch (error) {
+      const found = await runtime.list(userId).catch(() => [])
+      await end({ ...subject, move }, move, found).catch(leftover =>
+        log.warn({ error: leftover, userId }, 'fleet.move.leftover'),
+      )
+      throw (
+        parts.explain(error) ??
+        new AppError(
+          'instance-failed',
+          `The instance of "${username}" with the image ${image} does not work: ${(error as Error).message}. The user stays on the old one.`,
+          { cause: error },
+        )
+      )
+    }
+    const moved = await table.read(userId)
+    if (moved) watchDrain(moved)
+    return 'moved'
+  }
+
+  /** The way back is short while the old instance is still there: its sessions never left it. */
+  async function moveBack(subject: Subject, move: Move, drainSeconds: number): Promise<boolean> {
+    const { row, wanted } = subject
+    const { address, containerId, generation } = move
+    if (!address || !containerId || row?.state !== 'ready' || wanted.state !== 'running') return false
+    if (!(await health.ask(address, statementAudience(wanted.userId, generation), signal))) return false
+    const drainUntil = new Date(now() + drainSeconds * 1000)
+    if (!(await table.swap(subject, move, { containerId, address, drainUntil }))) return false
+    const draining = row.address ? { address: row.address, generation: row.generation } : null
+    parts.setRoute(wanted.userId, { address, generation, draining })
+    log.info({ userId: wanted.userId, image: move.image, generation }, 'fleet.move.swapped-back')
+    const moved = await table.read(wanted.userId)
+    if (moved) watchDrain(moved)
+    return true
+  }
+
+  async function startBeside(userId: string, move: Move): Promise<ObservedInstance> {
+    for (let attempt = 1; ; attempt++) {
+      const boot = await parts.bootFor(userId, { generation: move.generation, port: move.port })
+      try {
+        return await runtime.start({ boot, image: move.image, limits: parts.limits })
+      } catch (error) {
+        if (!(error instanceof RuntimeError && error.kind === 'port-taken') || attempt >= 20) throw error
+        parts.foreignPort(move.port)
+        await parts.withFreePort(async port => {
+          await table.setMovePort(userId, port)
+          move.port = port
+        })
+      }
+    }
+  }
+
+  async function untilAnswers(userId: string, { id, address, generation }: ObservedInstance): Promise<string> {
+    const audience = statementAudience(userId, generation)
+    const deadline = now() + startDeadlineMs
+    for (let pauseMs = 10; ; pauseMs = Math.min(200, pauseMs * 1.4)) {
+      if (address && (await health.ask(address, audience, signal))) return address
+      signal.throwIfAborted()
+      const found = (await runtime.list(userId)).find(one => one.id === id)
+      if (!found?.running)
+        throw new Error(found?.exit?.outOfMemory ? 'it ran out of memory' : `it ended (exit code ${found?.exit?.code})`)
+      if (now() > deadline) throw new Error(`it did not answer within ${startDeadlineMs / 1000} s`)
+      await delay(pauseMs, undefined, { signal }).catch(() => {})
+    }
+  }
+
+  /** Removes the second instance and forgets it. */
+  async function end({ wanted }: Subject, move: Move, observed: ObservedInstance[]): Promise<void> {
+    const { userId } = wanted
+    if (move.phase === 'draining') parts.drained(userId)
+    for (const found of observed)
+      if (found.generation === move.generation)
+        await parts.remove(userId, move.phase === 'draining' ? found : still(found))
+    reach('move.drained')
+    await table.endMove(userId, move)
+    parts.drained(userId)
+    log.info({ userId, phase: move.phase, generation: move.generation }, 'fleet.move.ended')
+  }
+
+  /** One that nobody ever reached has nothing to tell. */
+  const still = (found: ObservedInstance): ObservedInstance => ({ ...found, address: null })
+
+  async function isDrained(userId: string, move: Move, found: ObservedInstance | undefined): Promise<boolean> {
+    if (!found?.running || !found.address) return true
+    if ((move.drainUntil?.getTime() ?? 0) <= now()) return true
+    const answer = await health.ask(found.address, statementAudience(userId, move.generation), signal)
+    return answer !== null && (answer.inUse ?? answer.sessions) === 0
+  }
+
+  /**
+   * Looks, under the user's lock, whether a move is over.
+   * @returns whether something changed
+   */
+  async function settle(subject: Subject, observed: ObservedInstance[]): Promise<boolean> {
+    const { move, wanted } = subject
+    if (!move) return false
+    const found = observed.find(({ generation }) => generation === move.generation)
+    // after a way back the next generation may be that of the instance that drains
+    const clash = move.generation === wanted.generation && move.generation !== subject.row?.generation
+    const over =
+      clash || move.phase === 'preparing' || wanted.state !== 'running' || (await isDrained(wanted.userId, move, found))
+    if (over) await end(subject, move, observed)
+    else watchDrain(subject)
+    return over
+  }
+
+  /** Follows a drain to its end, once for each user. */
+  function watchDrain({ wanted: { userId }, move }: Subject): void {
+    if (move?.phase !== 'draining' || watched.has(userId)) return
+    watched.add(userId)
+    void (async () => {
+      while (!signal.aborted) {
+        await delay(drainLookMs, undefined, { signal, ref: false }).catch(() => {})
+        // read anew: a way back makes the other one drain
+        const [subject, observed] = await Promise.all([table.read(userId), runtime.list(userId)]).catch(() => [])
+        if (!observed) continue
+        const current = subject?.move
+        if (current?.phase !== 'draining') break
+        const found = observed.find(({ generation }) => generation === current.generation)
+        if (!(await isDrained(userId, current, found))) continue
+        await parts.look(userId)
+      }
+      watched.delete(userId)
+    })()
+  }
+
+  return { moveTo, settle, watchDrain }
+}
+
+const changedMeanwhile = (username: string) =>
+  new AppError('instance-starting', `"${username}" was changed while being moved. It is tried again.`, {
+    retryAfterSeconds: 1,
+  })

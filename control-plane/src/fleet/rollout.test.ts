@@ -1,0 +1,140 @@
+import { expect, test } from 'vitest'
+import { type Member, type MemberState, planRollout, type Rollout, type Step } from './rollout.ts'
+
+const now = new Date('2026-01-05T12:00:00Z')
+const ago = (seconds: number) => new Date(now.getTime() - seconds * 1000)
+/** `m` moved, `M` moved just now, `b` moved and broken, `w` waiting, `o` moving, `f` failed, `v` reverting, `r` reverted */
+const members = (letters: string, part: Partial<Member> = {}): Member[] =>
+  [...letters].map((letter, at) => {
+    const states: Record<string, MemberState> = {
+      m: 'moved',
+      M: 'moved',
+      b: 'moved',
+      w: 'waiting',
+      o: 'moving',
+      f: 'failed',
+      v: 'reverting',
+      r: 'reverted',
+    }
+    return {
+      userId: String(at),
+      state: states[letter]!,
+      movedAt: letter === 'M' ? ago(5) : 'mbf'.includes(letter) ? ago(60) : null,
+      broken: letter === 'b',
+      requests: 0,
+      failures: 0,
+      ...part,
+    }
+  })
+const rollout = (letters: string, part: Partial<Rollout> = {}): Rollout => ({
+  state: 'running',
+  reasonCode: null,
+  batchSize: 2,
+  maxUnavailable: 0,
+  observeSeconds: 30,
+  maxErrorRate: 0.05,
+  members: members(letters),
+  ...part,
+})
+const move = (...userIds: string[]): Step => ({ do: 'move', userIds })
+const revert = (...userIds: string[]): Step => ({ do: 'revert', userIds })
+const rollBack = (code: string) => expect.objectContaining({ do: 'roll-back', code })
+const wait: Step = { do: 'wait' }
+
+const cases: [name: string, rollout: Rollout, expected: unknown][] = [
+  ['the canary goes alone', rollout('wwwww'), move('0')],
+  ['the canary is watched', rollout('Mwwww'), wait],
+  ['then a batch', rollout('mwwww'), move('1', '2')],
+  ['a batch is watched', rollout('mMMww'), wait],
+  ['the last batch may be smaller', rollout('mmmmw'), move('4')],
+  ['nothing new begins while somebody moves', rollout('mmoww'), move('2')],
+  ['whoever was moving when the leader died is moved again', rollout('moo'), move('1', '2')],
+  ['the last batch is watched, too', rollout('mmM'), wait],
+  ['all moved: done', rollout('mmm'), { do: 'finish', state: 'done' }],
+  ['nobody there: done', rollout(''), { do: 'finish', state: 'done' }],
+  ['no watching when none is wanted', rollout('Mww', { observeSeconds: 0 }), move('1', '2')],
+  ['a canary that fails takes everything back', rollout('fwwww'), rollBack('members-failed')],
+  ['a moved one that breaks later, too', rollout('mbwww'), rollBack('members-failed')],
+  ['some may fail when that is allowed', rollout('mfwww', { maxUnavailable: 1 }), move('2', '3')],
+  ['but not more', rollout('mffww', { maxUnavailable: 1 }), rollBack('members-failed')],
+  [
+    'failures allowed are no reason not to finish',
+    rollout('mfm', { maxUnavailable: 1 }),
+    { do: 'finish', state: 'done' },
+  ],
+  [
+    'errors above the limit take everything back',
+    rollout('mw', { members: members('mw', { requests: 100, failures: 6 }) }),
+    rollBack('error-rate'),
+  ],
+  [
+    'errors within the limit do not',
+    rollout('mw', { members: members('mw', { requests: 100, failures: 5 }) }),
+    move('1'),
+  ],
+  [
+    'a few errors of very few requests do not',
+    rollout('mw', { members: members('mw', { requests: 4, failures: 2 }) }),
+    move('1'),
+  ],
+  [
+    'errors of users who were not moved do not count',
+    rollout('ww', { members: members('ww', { requests: 100, failures: 90 }) }),
+    move('0'),
+  ],
+  ['paused: nothing', rollout('mww', { state: 'paused' }), wait],
+  ['paused: what breaks is still noticed', rollout('bww', { state: 'paused' }), rollBack('members-failed')],
+  ['going back takes whoever moved, moves or failed', rollout('mofww', { state: 'rolling-back' }), revert('0', '1')],
+  ['going back goes on with those it began', rollout('rvmmw', { state: 'rolling-back' }), revert('1', '2')],
+  ['those who never moved stay', rollout('rrrww', { state: 'rolling-back' }), { do: 'finish', state: 'rolled-back' }],
+  [
+    'an aborted one says so',
+    rollout('rww', { state: 'rolling-back', reasonCode: 'aborted' }),
+    { do: 'finish', state: 'aborted' },
+  ],
+  ...(['done', 'rolled-back', 'aborted'] as const).map((state): [string, Rollout, unknown] => [
+    `${state}: nothing`,
+    rollout('mw', { state }),
+    wait,
+  ]),
+]
+
+test.for(cases)('%s', ([, given, expected]) => {
+  expect(planRollout(given, now)).toEqual(expected)
+})
+
+test('whatever fails on the way, a rollout ends, and in one of its ends', () => {
+  let seed = 1
+  const random = () => {
+    seed = (seed * 16_807) % 2_147_483_647
+    return seed / 2_147_483_647
+  }
+  for (let round = 0; round < 200; round++) {
+    const subject = rollout('w'.repeat(1 + Math.floor(random() * 12)), {
+      batchSize: 1 + Math.floor(random() * 4),
+      maxUnavailable: Math.floor(random() * 3),
+    })
+    let clock = now.getTime()
+    for (let step = 0; ; step++) {
+      expect(step).toBeLessThan(500)
+      clock += 10_000
+      const next = planRollout(subject, new Date(clock))
+      if (next.do === 'finish') break
+      if (next.do === 'roll-back') subject.state = 'rolling-back'
+      if (next.do !== 'move' && next.do !== 'revert') continue
+      for (const member of subject.members.filter(({ userId }) => next.userIds.includes(userId))) {
+        // a leader that dies leaves them half-way
+        if (random() < 0.1) member.state = next.do === 'move' ? 'moving' : 'reverting'
+        else if (next.do === 'revert') member.state = 'reverted'
+        else {
+          member.state = random() < 0.15 ? 'failed' : 'moved'
+          member.movedAt = new Date(clock)
+        }
+      }
+    }
+    const states = new Set(subject.members.map(({ state }) => state))
+    if (subject.state === 'rolling-back')
+      expect([...states].every(state => ['reverted', 'waiting'].includes(state))).toBe(true)
+    else expect([...states].every(state => ['moved', 'failed'].includes(state))).toBe(true)
+  }
+})

@@ -1,0 +1,91 @@
+/** Pure planning of a rollout: what is known of it -> the next steps. rollouts.ts does them. */
+
+export type RolloutState = 'running' | 'paused' | 'rolling-back' | 'done' | 'rolled-back' | 'aborted'
+export type MemberState = 'waiting' | 'moving' | 'moved' | 'failed' | 'reverting' | 'reverted'
+
+export type Member = {
+  userId: string
+  state: MemberState
+  movedAt: Date | null
+  /** the instance with the new image failed after it had been moved */
+  broken: boolean
+  /** exchanges since the move, and how many of them failed for no fault of the client */
+  requests: number
+  failures: number
+}
+
+export type Rollout = {
+  state: RolloutState
+  reasonCode: string | null
+  batchSize: number
+  /** how many users may be without a working new instance before everybody goes back */
+  maxUnavailable: number
+  /** how long a batch is watched before the next one */
+  observeSeconds: number
+  /** share of failed exchanges of moved users above which everybody goes back */
+  maxErrorRate: number
+  /** in the order of moving; the first one is the canary */
+  members: Member[]
+}
+
+export type Step =
+  | { do: 'move'; userIds: string[] }
+  | { do: 'revert'; userIds: string[] }
+  | { do: 'roll-back'; code: 'members-failed' | 'error-rate'; reason: string }
+  | { do: 'finish'; state: 'done' | 'rolled-back' | 'aborted' }
+  | { do: 'wait' }
+
+/** a rate of less is chance */
+const fewestRequests = 20
+
+export function planRollout(rollout: Rollout, now: Date): Step {
+  switch (rollout.state) {
+    case 'running':
+    case 'paused':
+      return breach(rollout) ?? (rollout.state === 'paused' ? { do: 'wait' } : forward(rollout, now))
+    case 'rolling-back':
+      return back(rollout)
+    default:
+      return { do: 'wait' }
+  }
+}
+
+function breach({ members, maxUnavailable, maxErrorRate }: Rollout): Step | undefined {
+  const down = members.filter(({ state, broken }) => state === 'failed' || (state === 'moved' && broken)).length
+  if (down > maxUnavailable)
+    return {
+      do: 'roll-back',
+      code: 'members-failed',
+      reason: `${down} of the moved users ${down === 1 ? 'has' : 'have'} no working instance with the new image; ${maxUnavailable} would have been allowed.`,
+    }
+  const moved = members.filter(({ state }) => state === 'moved')
+  const requests = moved.reduce((sum, member) => sum + member.requests, 0)
+  const failures = moved.reduce((sum, member) => sum + member.failures, 0)
+  if (requests >= fewestRequests && failures / requests > maxErrorRate)
+    return {
+      do: 'roll-back',
+      code: 'error-rate',
+      reason: `${failures} of ${requests} exchanges with the new image failed, more than the share of ${maxErrorRate} that is allowed.`,
+    }
+  return undefined
+}
+
+function forward({ members, batchSize, observeSeconds }: Rollout, now: Date): Step {
+  const moving = members.filter(({ state }) => state === 'moving')
+  // of a control plane that ended in the middle: whoever leads now goes on
+  if (moving.length > 0) return { do: 'move', userIds: moving.map(({ userId }) => userId) }
+  const lastMove = Math.max(0, ...members.map(({ movedAt }) => movedAt?.getTime() ?? 0))
+  if (now.getTime() - lastMove < observeSeconds * 1000) return { do: 'wait' }
+  const waiting = members.filter(({ state }) => state === 'waiting')
+  if (waiting.length === 0) return { do: 'finish', state: 'done' }
+  const begun = waiting.length < members.length
+  return { do: 'move', userIds: waiting.slice(0, begun ? batchSize : 1).map(({ userId }) => userId) }
+}
+
+function back({ members, batchSize, reasonCode }: Rollout): Step {
+  const reverting = members.filter(({ state }) => state === 'reverting')
+  const open = members.filter(({ state }) => state === 'moving' || state === 'moved' || state === 'failed')
+  const next = [...reverting, ...open].slice(0, Math.max(batchSize, reverting.length))
+  if (next.length > 0) return { do: 'revert', userIds: next.map(({ userId }) => userId) }
+  return { do: 'finish', state: reasonCode === 'aborted' ? 'aborted' : 'rolled-back' }
+}

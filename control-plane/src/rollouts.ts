@@ -1,0 +1,387 @@
+import type { Activity } from './activity.ts'
+import { appendAudit } from './audit.ts'
+import { type Db, type Queryable, sqlState } from './db.ts'
+import { AppError } from './errors.ts'
+import type { ReachFaultPoint } from './fault-points.ts'
+import type { Fleet } from './fleet/fleet.ts'
+import { type Member, type MemberState, planRollout, type RolloutState } from './fleet/rollout.ts'
+import type { Logger } from './log.ts'
+
+/**
+ * Owns rollouts: moving every user to another instance image. State is in the database, so whoever leads goes on where a
+ * predecessor ended; what to do next is decided in fleet/rollout.ts, and moving one user is the fleet's job.
+ */
+export type Rollouts = ReturnType<typeof createRollouts>
+
+export type RolloutInput = {
+  image: string
+  batchSize: number
+  maxUnavailable: number
+  drainSeconds: number
+  observeSeconds: number
+  maxErrorRate: number
+}
+
+export type RolloutView = RolloutInput & {
+  id: string
+  state: RolloutState
+  reasonCode: string | null
+  reason: string | null
+  createdAt: string
+  finishedAt: string | null
+  progress: Record<MemberState, number>
+  members: { username: string; state: MemberState; reason: string | null; movedAt: string | null }[]
+}
+
+const tickMs = 1_000
+/** not the image's fault: the rollout waits for an admin */
+const notTheImage = new Set(['capacity-exhausted', 'engine-unreachable', 'port-range-exhausted', 'disk-full'])
+const tryAgain = new Set(['instance-starting', 'database-unavailable'])
+
+type Row = {
+  id: string
+  image: string
+  state: RolloutState
+  batch_size: number
+  max_unavailable: number
+  drain_seconds: number
+  observe_seconds: number
+  max_error_rate: number
+  reason_code: string | null
+  reason: string | null
+  created_at: Date
+  finished_at: Date | null
+}
+const columns = `id, image, state, batch_size, max_unavailable, drain_seconds, observe_seconds, max_error_rate, reason_code, reason,
+  created_at, finished_at`
+
+const noSuch = () => new AppError('rollout-not-found', 'There is no such rollout. List them with GET /v1/rollouts.')
+
+export function createRollouts({
+  db,
+  fleet,
+  activity,
+  image: basis,
+  log,
+  now,
+  reach = () => {},
+}: {
+  db: Db
+  fleet: Pick<Fleet, 'moveTo' | 'leading' | 'reconcileAll'>
+  activity: Pick<Activity, 'flush'>
+  /** SDP_INSTANCE_IMAGE */
+  image: string
+  log: Logger
+  now: () => number
+  reach?: ReachFaultPoint
+}) {
+  const inFlight = new Set<string>()
+  let timer: NodeJS.Timeout | undefined
+  let ticking: Promise<void> | undefined
+  let closed = false
+
+  async function viewOf(row: Row): Promise<RolloutView> {
+    const members = await db.query<{
+      username: string
+      state: MemberState
+      reason: string | null
+      moved_at: Date | null
+    }>(
+      `select u.username, m.state, m.reason, m.moved_at from rollout_members m join users u on u.id = m.user_id
+        where m.rollout_id = $1 order by m.position`,
+      [row.id],
+    )
+    const progress = { waiting: 0, moving: 0, moved: 0, failed: 0, reverting: 0, reverted: 0 }
+    for (const { state } of members) progress[state]++
+    return {
+      id: row.id,
+      image: row.image,
+      state: row.state,
+      batchSize: row.batch_size,
+      maxUnavailable: row.max_unavailable,
+      drainSeconds: row.drain_seconds,
+      observeSeconds: row.observe_seconds,
+      maxErrorRate: row.max_error_rate,
+      reasonCode: row.reason_code,
+      reason: row.reason,
+      createdAt: row.created_at.toISOString(),
+      finishedAt: row.finished_at?.toISOString() ?? null,
+      progress,
+      members: members.map(({ moved_at, ...member }) => ({ ...member, movedAt: moved_at?.toISOString() ?? null })),
+    }
+  }
+
+  async function get(id: string): Promise<RolloutView> {
+    const [row] = await db.query<Row>(`select ${columns} from rollouts where id = $1`, [id])
+    if (!row) throw noSuch()
+    return viewOf(row)
+  }
+
+  /** Changes the state if it is one of `from`. */
+  async function turn(id: string, from: RolloutState[], to: RolloutState, actor: string, reason?: [string, string]) {
+    await db.withTx(async tx => {
+      const [row] = await tx.query<{ state: RolloutState }>('select state from rollouts where id = $1 for update', [id])
+      if (!row) throw noSuch()
+      if (row.state === to) return
+      if (!from.includes(row.state))
+        throw new AppError(
+          'rollout-finished',
+          `The rollout is ${row.state}, so it cannot become ${to}. See GET /v1/rollouts/${id}.`,
+        )
+      await tx.query(
+        'update rollouts set state = $2, reason_code = $3, reason = $4, updated_at = now() where id = $1',
+        [id, to, reason?.[0] ?? null, reason?.[1] ?? null],
+      )
+      await appendAudit(tx, { actor, action: `rollout.${to}`, detail: { id, ...(reason ? { code: reason[0] } : {}) } })
+    })
+    log.info({ id, state: to, code: reason?.[0] }, 'rollout.state.changed')
+    void tick()
+    return get(id)
+  }
+
+  const tick = () => {
+    ticking ??= work()
+      .catch(error => log.warn({ error }, 'rollout.tick.failed'))
+      .finally(() => {
+        ticking = undefined
+      })
+    return ticking
+  }
+
+  async function work(): Promise<void> {
+    if (closed || !fleet.leading()) return
+    const [row] = await db.query<Row>(
+      `select ${columns} from rollouts where state in ('running', 'paused', 'rolling-back')`,
+    )
+    if (!row) return
+    await activity.flush()
+    const members = await db.query<{
+      user_id: string
+      state: MemberState
+      moved_at: Date | null
+      broken: boolean
+      requests: number
+      failures: number
+    }>(
+      `select m.user_id, m.state, m.moved_at, coalesce(i.state = 'failed' and i.image = $2, false) as broken,
+              greatest(0, coalesce(a.requests, 0) - m.requests_before)::float8 as requests,
+              greatest(0, coalesce(a.failures, 0) - m.failures_before)::float8 as failures
+         from rollout_members m join users u on u.id = m.user_id and u.wanted <> 'removed'
+         left join instances i on i.user_id = m.user_id
+         left join instance_activity a on a.user_id = m.user_id
+        where m.rollout_id = $1 order by m.position`,
+      [row.id, row.image],
+    )
+    const step = planRollout(
+      {
+        state: row.state,
+        reasonCode: row.reason_code,
+        batchSize: row.batch_size,
+        maxUnavailable: row.max_unavailable,
+        observeSeconds: row.observe_seconds,
+        maxErrorRate: row.max_error_rate,
+        members: members.map(
+          ({ user_id, moved_at, ...member }): Member => ({ userId: user_id, movedAt: moved_at, ...member }),
+        ),
+      },
+      new Date(now()),
+    )
+    switch (step.do) {
+      case 'move':
+        await Promise.all(step.userIds.map(userId => once(userId, () => move(row, userId))))
+        return
+      case 'revert':
+        await Promise.all(step.userIds.map(userId => once(userId, () => revert(row, userId))))
+        return
+      case 'roll-back':
+        await turn(row.id, ['running', 'paused'], 'rolling-back', 'system', [step.code, step.reason])
+        return
+      case 'finish':
+        return finish(row, step.state)
+      case 'wait':
+    }
+  }
+
+  async function once(userId: string, act: () => Promise<void>): Promise<void> {
+    if (inFlight.has(userId)) return
+    inFlight.add(userId)
+    try {
+      await act()
+    } finally {
+      inFlight.delete(userId)
+    }
+  }
+
+  const note = (tx: Queryable, row: Row, userId: string, state: MemberState, reason: string | null = null) =>
+    tx.query(
+      `update rollout_members set state = $3, reason = $4, moved_at = case when $3 in ('moved', 'failed') then $5 else moved_at end
+        where rollout_id = $1 and user_id = $2`,
+      [row.id, userId, state, reason, new Date(now())],
+    )
+
+  /** The image the user had before; no row of its own where that is what everybody has. */
+  const unpin = (tx: Queryable, row: Row, userId: string) =>
+    tx.query(
+      `with before as (
+         select m.previous_image as image,
+                m.previous_image = coalesce((select image from default_image where basis = $3), $3) as usual
+           from rollout_members m where m.rollout_id = $1 and m.user_id = $2),
+       gone as (delete from image_pins where user_id = $2 and exists (select from before where usual))
+       insert into image_pins (user_id, image, basis) select $2, image, $3 from before where not usual
+       on conflict (user_id) do update set image = excluded.image, basis = excluded.basis`,
+      [row.id, userId, basis],
+    )
+
+  async function move(row: Row, userId: string): Promise<void> {
+    await db.withTx(async tx => {
+      await tx.query(
+        `update rollout_members m set state = 'moving', reason = null,
+                requests_before = coalesce((select requests from instance_activity a where a.user_id = m.user_id), 0),
+                failures_before = coalesce((select failures from instance_activity a where a.user_id = m.user_id), 0)
+          where rollout_id = $1 and user_id = $2`,
+        [row.id, userId],
+      )
+      await tx.query(
+        `insert into image_pins (user_id, image, basis) values ($1, $2, $3)
+         on conflict (user_id) do update set image = excluded.image, basis = excluded.basis`,
+        [userId, row.image, basis],
+      )
+    })
+    reach('rollout.noted')
+    try {
+      const how = await fleet.moveTo(userId, row.image, { drainSeconds: row.drain_seconds })
+      await note(db, row, userId, 'moved', how === 'asleep' ? 'It sleeps; its next start takes the new image.' : null)
+    } catch (error) {
+      if (closed) return
+      const { code, message } = error instanceof AppError ? error : { code: 'internal', message: String(error) }
+      log.warn({ userId, error }, 'rollout.member.not-moved')
+      const waits = tryAgain.has(code) || notTheImage.has(code)
+      await db.withTx(async tx => {
+        await unpin(tx, row, userId)
+        await note(tx, row, userId, waits ? 'waiting' : 'failed', message)
+      })
+      if (notTheImage.has(code)) await turn(row.id, ['running'], 'paused', 'system', [code, message])
+    }
+  }
+
+  async function revert(row: Row, userId: string): Promise<void> {
+    const [before] = await db.withTx(async tx => {
+      await note(tx, row, userId, 'reverting')
+      await unpin(tx, row, userId)
+      return tx.query<{ previous_image: string }>(
+        'select previous_image from rollout_members where rollout_id = $1 and user_id = $2',
+        [row.id, userId],
+      )
+    })
+    let reason: string | null = null
+    try {
+      if (before) await fleet.moveTo(userId, before.previous_image, { drainSeconds: row.drain_seconds })
+    } catch (error) {
+      if (closed) return
+      if (error instanceof AppError && tryAgain.has(error.code)) return
+      // what is wanted is noted: the next start, or the next look when nobody uses it, brings it
+      reason = error instanceof Error ? error.message : String(error)
+      log.warn({ userId, error }, 'rollout.member.not-reverted')
+    }
+    await note(db, row, userId, 'reverted', reason)
+  }
+
+  async function finish(row: Row, state: 'done' | 'rolled-back' | 'aborted'): Promise<void> {
+    await db.withTx(async tx => {
+      if (state === 'done') {
+        await tx.query(
+          `insert into default_image (image, basis) values ($1, $2)
+           on conflict (singleton) do update set image = excluded.image, basis = excluded.basis`,
+          [row.image, basis],
+        )
+        // those whose move failed stay where they work
+        await tx.query(`delete from image_pins where image = $1 and basis = $2`, [row.image, basis])
+        await tx.query(
+          `insert into image_pins (user_id, image, basis)
+           select user_id, previous_image, $2 from rollout_members where rollout_id = $1 and state = 'failed'
+           on conflict (user_id) do update set image = excluded.image, basis = excluded.basis`,
+          [row.id, basis],
+        )
+      }
+      await tx.query('update rollouts set state = $2, finished_at = now(), updated_at = now() where id = $1', [
+        row.id,
+        state,
+      ])
+      await appendAudit(tx, { actor: 'system', action: `rollout.${state}`, detail: { id: row.id, image: row.image } })
+    })
+    log.info({ id: row.id, image: row.image, state }, 'rollout.finished')
+  }
+
+  return {
+    /** Goes on with a rollout that is under way, if this control plane leads. */
+    start() {
+      timer = setInterval(() => void tick(), tickMs)
+      timer.unref()
+    },
+
+    /**
+     * Begins a rollout of all users: the canary, one whose instance runs, is moved first.
+     * @throws AppError `rollout-active`
+     */
+    async create(input: RolloutInput, actor: string): Promise<RolloutView> {
+      const id = await db
+        .withTx(async tx => {
+          const [row] = await tx.query<{ id: string }>(
+            `insert into rollouts (image, batch_size, max_unavailable, drain_seconds, observe_seconds, max_error_rate, actor)
+             values ($1, $2, $3, $4, $5, $6, $7) returning id`,
+            [
+              input.image,
+              input.batchSize,
+              input.maxUnavailable,
+              input.drainSeconds,
+              input.observeSeconds,
+              input.maxErrorRate,
+              actor,
+            ],
+          )
+          await tx.query(
+            `insert into rollout_members (rollout_id, user_id, position, previous_image)
+             select $1, u.id, row_number() over (order by (i.state = 'ready') desc nulls last, u.username) - 1,
+                    coalesce(p.image, d.image, $2)
+               from users u
+               left join instances i on i.user_id = u.id
+               left join image_pins p on p.user_id = u.id and p.basis = $2
+               left join default_image d on d.basis = $2
+              where u.wanted <> 'removed'`,
+            [row!.id, basis],
+          )
+          await appendAudit(tx, { actor, action: 'rollout.created', detail: { id: row!.id, image: input.image } })
+          return row!.id
+        })
+        .catch(error => {
+          if (sqlState(error) !== '23505') throw error
+          throw new AppError(
+            'rollout-active',
+            'Another rollout is under way. Wait for it, or end it with POST /v1/rollouts/<id>/abort; see GET /v1/rollouts.',
+          )
+        })
+      void tick()
+      return get(id)
+    },
+
+    get,
+
+    /** The latest ones, newest first. */
+    async list(): Promise<RolloutView[]> {
+      const rows = await db.query<Row>(`select ${columns} from rollouts order by created_at desc limit 20`)
+      return Promise.all(rows.map(viewOf))
+    },
+
+    pause: (id: string, actor: string) => turn(id, ['running'], 'paused', actor, ['paused', 'Paused by an admin.']),
+    resume: (id: string, actor: string) => turn(id, ['paused'], 'running', actor),
+    /** Ends a rollout: those who were moved go back. */
+    abort: (id: string, actor: string) =>
+      turn(id, ['running', 'paused'], 'rolling-back', actor, ['aborted', 'Aborted by an admin.']),
+
+    async close() {
+      closed = true
+      clearInterval(timer)
+      await ticking
+    },
+  }
+}

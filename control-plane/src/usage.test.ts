@@ -1,0 +1,170 @@
+import { randomUUID } from 'node:crypto'
+import { latencyBoundsMs, type UsageReport } from '@sdp-mcp/instance/contract'
+import { afterAll, beforeAll, expect, inject, test } from 'vitest'
+import { AppError } from './errors.ts'
+import { silentLog } from './fleet/testing/support.ts'
+import { createMetrics } from './metrics.ts'
+import { openTestDatabase, type TestDatabase } from './testing/database.ts'
+import { createUsage, percentile } from './usage.ts'
+
+let database: TestDatabase
+beforeAll(async () => {
+  database = await openTestDatabase(inject('postgres'))
+})
+afterAll(() => database?.[Symbol.asyncDispose]())
+
+const day = '2026-01-05'
+const bucketsOf = (...durationsMs: number[]) =>
+  [...latencyBoundsMs, Number.POSITIVE_INFINITY].map(
+    (bound, at) => durationsMs.filter(ms => ms <= bound && ms > (latencyBoundsMs[at - 1] ?? -1)).length,
+  )
+const tool = (name: string, durationsMs: number[], part: object = {}): UsageReport['tools'][number] => ({
+  day,
+  tool: name,
+  calls: durationsMs.length,
+  errors: 0,
+  totalMs: durationsMs.reduce((sum, ms) => sum + ms, 0),
+  maxMs: Math.max(...durationsMs),
+  buckets: bucketsOf(...durationsMs),
+  ...part,
+})
+
+/** Instances that answer what a test says, and the module that asks them. */
+async function open() {
+  await database.db.query('delete from users')
+  const answers = new Map<string, UsageReport>()
+  const metrics = createMetrics({ activity: { all: () => new Map() }, version: 'test' })
+  const usage = createUsage({
+    db: database.db,
+    control: {
+      async usage({ userId }) {
+        const answer = answers.get(userId)
+        if (!answer) throw new AppError('instance-unreachable', 'It does not answer. Try again.')
+        return answer
+      },
+    },
+    metrics,
+    log: silentLog,
+  })
+  async function addUser(username: string) {
+    const [row] = await database.db.query<{ id: string }>(
+      'insert into users (username, display_name) values ($1, $1) returning id',
+      [username],
+    )
+    return { userId: row!.id, username, address: 'http://127.0.0.1:1', generation: 1 }
+  }
+  const report = (tools: UsageReport['tools'], part: Partial<UsageReport> = {}): UsageReport => ({
+    epoch: randomUUID(),
+    tools,
+    upstream: [],
+    tokens: null,
+    ...part,
+  })
+  return { usage, answers, metrics, addUser, report }
+}
+const everything = { from: '2026-01-01', to: '2026-12-31', limit: 100 }
+
+test('collecting an epoch again counts nothing twice, and the next epoch is added', async () => {
+  const { usage, answers, addUser, report } = await open()
+  const alice = await addUser('alice')
+  const first = report([tool('get_request', [5, 20], { errors: 1 })])
+  answers.set(alice.userId, first)
+  await usage.collect(alice)
+  await usage.collect(alice)
+  answers.set(alice.userId, { ...first, tools: [tool('get_request', [5, 20, 40], { errors: 1 })] })
+  await usage.collect(alice)
+  // a late answer of before
+  answers.set(alice.userId, first)
+  await usage.collect(alice)
+  answers.set(alice.userId, report([tool('get_request', [400])]))
+  await usage.collectAll([alice, { ...alice, userId: randomUUID(), username: 'gone' }])
+  const { rows, more } = await usage.list(everything)
+  expect(more).toBe(false)
+  expect(rows).toEqual([
+    expect.objectContaining({
+      username: 'alice',
+      day,
+      tool: 'get_request',
+      calls: 4,
+      errors: 1,
+      meanMs: 116,
+      maxMs: 400,
+    }),
+  ])
+  expect(rows[0]!.p50Ms).toBeLessThanOrEqual(25)
+  expect(rows[0]!.p99Ms).toBeGreaterThan(250)
+})
+
+test('pages cover everything once, newest day first, and a removed user leaves nothing', async () => {
+  const { usage, answers, addUser, report } = await open()
+  const people = await Promise.all(['ann', 'bob', 'cem'].map(addUser))
+  for (const person of people) {
+    answers.set(
+      person.userId,
+      report(
+        ['2026-01-05', '2026-01-06'].flatMap(at => [
+          tool('a_tool', [1], { day: at }),
+          tool('b_tool', [1], { day: at }),
+        ]),
+      ),
+    )
+    await usage.collect(person)
+  }
+  const seen: string[] = []
+  let after: { day: string; username: string; tool: string } | undefined
+  for (;;) {
+    const { rows, more } = await usage.list({ ...everything, limit: 5, after })
+    seen.push(...rows.map(row => `${row.day} ${row.username} ${row.tool}`))
+    after = rows.at(-1)
+    if (!more) break
+  }
+  expect(seen).toHaveLength(12)
+  expect(new Set(seen).size).toBe(12)
+  expect(seen[0]).toBe('2026-01-06 ann a_tool')
+  expect(seen.at(-1)).toBe('2026-01-05 cem b_tool')
+  await database.db.query("delete from users where username = 'bob'")
+  const { rows } = await usage.list({ ...everything, username: 'bob' })
+  expect(rows).toEqual([])
+})
+
+test('metrics grow by what is new, have no user in them, and need nobody to answer', async () => {
+  const { usage, answers, metrics, addUser, report } = await open()
+  const alice = await addUser('alice-in-metrics')
+  const upstream = (calls: number, durationsMs: number[]): UsageReport['upstream'] => [
+    { module: 'requests', outcome: 'ok', calls, totalMs: 1_000 * calls, buckets: bucketsOf(...durationsMs) },
+  ]
+  const tokens = { mints: 2, failures: 1, mintsLeft: 7, accountsServer: 'failing' } as const
+  const first = report([], { upstream: upstream(2, [5, 900]), tokens })
+  answers.set(alice.userId, first)
+  await usage.collectAll([alice])
+  await usage.collectAll([alice])
+  answers.set(alice.userId, { ...first, upstream: upstream(3, [5, 900, 40_000]), tokens: { ...tokens, mints: 3 } })
+  await usage.collectAll([alice])
+  metrics.fleet.ready('wake', 800)
+  metrics.proxy.streamClosed('key-revoked')
+  const text = await metrics.registry.metrics()
+  for (const line of [
+    'sdp_mcp_upstream_requests_total{module="requests",outcome="ok"} 3',
+    'sdp_mcp_upstream_request_seconds_bucket{module="requests",le="0.01"} 1',
+    'sdp_mcp_upstream_request_seconds_bucket{module="requests",le="+Inf"} 3',
+    'sdp_mcp_upstream_request_seconds_count{module="requests"} 3',
+    'sdp_mcp_token_mints_total 3',
+    'sdp_mcp_token_mint_failures_total 1',
+    'sdp_mcp_token_mint_budget_min 7',
+    'sdp_mcp_accounts_breakers_open 1',
+    'sdp_mcp_instance_start_seconds_count{kind="wake"} 1',
+    'sdp_mcp_stream_closes_total{reason="key-revoked"} 1',
+  ])
+    expect(text.split('\n')).toContain(line)
+  expect(text).toMatch(/^nodejs_eventloop_lag_p99_seconds /m)
+  expect(text).not.toContain('alice')
+})
+
+test.for([
+  [[10], 0.5, 100, 5],
+  [[0, 0, 4], 0.5, 40, 33],
+  [[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], 0.5, 90_000, 60_000],
+  [[], 0.99, 0, 0],
+] as const)('a percentile of %j', ([counts, share, maxMs, expected]) => {
+  expect(percentile([...counts], share, maxMs)).toBe(expected)
+})
