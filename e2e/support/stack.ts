@@ -35,7 +35,7 @@ export type Stack = AsyncDisposable & {
   sql<T = Record<string, unknown>>(text: string, values?: unknown[]): Promise<T[]>
   controlPlane(): ControlPlane
   /** starts the control plane again on the same database, after it was stopped */
-  startControlPlane(environment?: Record<string, string>): Promise<void>
+  startControlPlane(environment?: Record<string, string>, options?: LaunchOptions): Promise<void>
   /** adds a user with a grant code of the simulator and waits until it is connected */
   addUser(
     username: string,
@@ -47,12 +47,17 @@ export type StackOptions = {
   runtime?: 'docker' | 'process'
   environment?: Record<string, string> | ((simulator: Simulator) => Record<string, string>)
   installation?: string
+  /** where the control plane listens; default 127.0.0.1 */
+  address?: string
+  /** put before the command that starts the control plane, e.g. to enter a namespace */
+  command?: string[]
   /** what to run on; in tests the one of the global set-up */
   on?: { engine: { host: string; socket: string; hostAddress: string }; postgres: DatabaseConnection }
 }
 
 export async function startStack(options: StackOptions = {}): Promise<Stack> {
   const { engine, postgres } = options.on ?? { engine: inject('engine'), postgres: inject('postgres') }
+  const { address = '127.0.0.1', command = [] } = options
   const database = await cloneDatabase(postgres)
   const simulator = await startSimulator({ host: engine.hostAddress })
   const [publicPort, adminPort, firstPort] = [
@@ -65,10 +70,11 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
   const installation = options.installation ?? testInstallation
   const environment: Record<string, string> = {
     PATH: process.env.PATH ?? '',
-    SDP_HTTP_HOST: '127.0.0.1',
+    SDP_HTTP_HOST: address,
+    SDP_ADMIN_HOST: address,
     SDP_HTTP_PORT: String(publicPort),
     SDP_ADMIN_PORT: String(adminPort),
-    SDP_PUBLIC_URL: `http://127.0.0.1:${publicPort}`,
+    SDP_PUBLIC_URL: `http://${address}:${publicPort}`,
     SDP_ADMIN_TOKEN: adminToken,
     SDP_MASTER_KEY: masterKey,
     SDP_DB_HOST: '127.0.0.1',
@@ -93,15 +99,15 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     ...(process.env.SDP_INSTANCE_IMAGE ? { SDP_INSTANCE_IMAGE: process.env.SDP_INSTANCE_IMAGE } : {}),
     ...(typeof options.environment === 'function' ? options.environment(simulator) : options.environment),
   }
-  const adminUrl = `http://127.0.0.1:${adminPort}`
+  const adminUrl = `http://${address}:${adminPort}`
   const pool = new pg.Pool({ ...database, max: 2 })
   pool.on('error', () => {})
-  let running = await launch(environment)
+  let running = await launch(environment, { command })
 
   const stack: Stack = {
     simulator,
     database,
-    publicUrl: `http://127.0.0.1:${publicPort}`,
+    publicUrl: `http://${address}:${publicPort}`,
     adminUrl,
     adminToken,
     masterKey,
@@ -117,8 +123,8 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
       }),
     sql: async <T>(text: string, values?: unknown[]) => (await pool.query(text, values)).rows as T[],
     controlPlane: () => running,
-    async startControlPlane(more = {}) {
-      running = await launch({ ...environment, ...more })
+    async startControlPlane(more = {}, options = {}) {
+      running = await launch({ ...environment, ...more }, { command, ...options })
     },
     async addUser(username, more = {}) {
       const grant = await simulator.createGrantCode({ user: username })
@@ -155,10 +161,21 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
   return stack
 }
 
-async function launch(environment: Record<string, string>): Promise<ControlPlane> {
-  const child = spawn(process.execPath, [join(root, 'control-plane/dist/main.mjs')], {
+/** `stdout`: a file to write the log to, instead of keeping it for {@link ControlPlane.output} */
+export type LaunchOptions = { stdout?: number; command?: string[] }
+
+async function launch(
+  environment: Record<string, string>,
+  { stdout, command = [] }: LaunchOptions = {},
+): Promise<ControlPlane> {
+  const [program = process.execPath, ...args] = [
+    ...command,
+    process.execPath,
+    join(root, 'control-plane/dist/main.mjs'),
+  ]
+  const child = spawn(program, args, {
     env: environment,
-    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    stdio: ['ignore', stdout ?? 'pipe', 'pipe', 'ipc'],
   })
   let output = ''
   for (const stream of [child.stdout, child.stderr])
