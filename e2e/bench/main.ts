@@ -1,5 +1,6 @@
 import { provision } from './provision.ts'
 import { proxy } from './proxy/proxy.ts'
+import { scale } from './scale.ts'
 import { tools } from './tools.ts'
 import { transparency } from './transparency/transparency.ts'
 
@@ -10,6 +11,8 @@ import { transparency } from './transparency/transparency.ts'
 
 const benchmarks: Record<string, (options: { rounds?: number; short: boolean }) => Promise<void>> = {
   provision: ({ rounds, short }) => provision({ rounds: rounds ?? (short ? 3 : 11) }),
+  // its number is that of users
+  scale: ({ rounds, short }) => scale({ users: rounds ?? (short ? 10 : 100) }),
   proxy: ({ rounds, short }) => proxy({ rounds: rounds ?? 5, short }),
   transparency,
   tools: () => tools(),

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -78,7 +79,7 @@ export async function provision({ rounds }: { rounds: number }): Promise<void> {
 }
 
 /** `docker run` as a person would type it, without our hardening, until the health request is answered. */
-async function bareRun(image: string, dockerHost: string): Promise<number> {
+export async function bareRun(image: string, dockerHost: string, { fromStopped = false } = {}): Promise<number> {
   const port = await freePort()
   const name = `sdp-mcp-bench-${randomBytes(4).toString('hex')}`
   const { publicKey } = generateKeyPairSync('ed25519')
@@ -101,15 +102,13 @@ async function bareRun(image: string, dockerHost: string): Promise<number> {
     logLevel: 'silent',
   }
   const environment = { ...process.env, DOCKER_HOST: dockerHost }
+  const options = ['-i', '--name', name, '-e', 'SDP_BOOT=stdin', '-p', `127.0.0.1:${port}:${port}`, image]
+  if (fromStopped) await once(spawn('docker', ['create', ...options], { env: environment, stdio: 'ignore' }), 'exit')
   const started = performance.now()
-  const child = spawn(
-    'docker',
-    ['run', '-i', '--rm', '--name', name, '-e', 'SDP_BOOT=stdin', '-p', `127.0.0.1:${port}:${port}`, image],
-    {
-      env: environment,
-      stdio: ['pipe', 'ignore', 'ignore'],
-    },
-  )
+  const child = spawn('docker', fromStopped ? ['start', '-i', name] : ['run', '--rm', ...options], {
+    env: environment,
+    stdio: ['pipe', 'ignore', 'ignore'],
+  })
   child.stdin.end(`${JSON.stringify(boot)}\n`)
   try {
     for (const deadline = Date.now() + 30_000; Date.now() < deadline; await delay(5))
@@ -122,8 +121,8 @@ async function bareRun(image: string, dockerHost: string): Promise<number> {
         return performance.now() - started
     throw new Error('the bare container did not answer within 30 s')
   } finally {
-    const gone = new Promise(resolve => child.once('exit', resolve))
-    spawn('docker', ['rm', '-f', name], { env: environment, stdio: 'ignore' })
+    const gone = child.exitCode === null ? once(child, 'exit') : undefined
+    await once(spawn('docker', ['rm', '-f', name], { env: environment, stdio: 'ignore' }), 'exit')
     await gone
   }
 }
