@@ -27,10 +27,12 @@ const sdpSettings = z.strictObject({
     .optional(),
   baseUrl: z
     .url({ protocol: /^https?$/, error: 'must be a URL such as https://helpdesk.example.com' })
+    .max(500, 'must have at most 500 characters')
     .nullable()
     .optional(),
   accountsUrl: z
     .url({ protocol: /^https?$/, error: 'must be a URL such as https://accounts.zoho.com' })
+    .max(500, 'must have at most 500 characters')
     .nullable()
     .optional(),
   clientId: text(200).optional(),

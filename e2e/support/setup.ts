@@ -8,8 +8,8 @@ declare module 'vitest' {
   }
 }
 
-/** Containers and networks of these tests carry this installation's label. */
-export const testInstallation = 'e2e'
+/** Containers and networks of these tests carry this installation's label; whoever shares an engine takes another one. */
+export const testInstallation = process.env.SDP_TEST_INSTALLATION ?? 'e2e'
 
 /** Vitest global set-up: the engine the tests use, and PostgreSQL where containers can reach it. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
