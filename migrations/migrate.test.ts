@@ -17,6 +17,11 @@ test('twenty processes migrating an empty database at once apply each file exact
   expect(runs.flat().sort()).toEqual(files.map(name => name.replace(/\.sql$/, '')).sort())
   const { rows } = await admin.query<{ table_name: string }>(tables)
   expect(rows.map(row => row.table_name)).toContain('oauth_tokens')
+  // what a role may do that is granted nothing: no temporary tables, no advisory locks, no large objects
+  await admin.query('set role sdpmcp_instance')
+  await expect(admin.query('create temporary table loot (a text)')).rejects.toMatchObject({ code: '42501' })
+  await expect(admin.query('select pg_try_advisory_lock(1)')).rejects.toMatchObject({ code: '42501' })
+  await expect(admin.query('select lo_create(0)')).rejects.toMatchObject({ code: '42501' })
   await admin.end()
 })
 
