@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { createDecipheriv, createHash, createPrivateKey, sign } from 'node:crypto'
+import { createDecipheriv, createHash, createPrivateKey, randomUUID, sign } from 'node:crypto'
 import { connect as connectTcp } from 'node:net'
 import { inject } from 'vitest'
 import type { Stack } from './stack.ts'
@@ -119,8 +119,12 @@ export function jwt(header: unknown, claims: unknown, signature: (input: Buffer)
 
 export const ed25519 = (key: Parameters<typeof sign>[2]) => (input: Buffer) => sign(null, input, key)
 
-/** One JSON-RPC request by plain HTTP. */
-export function post(url: string, headers: Record<string, string>, body: unknown = listTools): Promise<Response> {
+/** One JSON-RPC request by plain HTTP; without a body of its own, `tools/list` under an id that no other call has. */
+export function post(
+  url: string,
+  headers: Record<string, string>,
+  body: unknown = { ...listTools, id: randomUUID() },
+): Promise<Response> {
   return fetch(url, {
     method: 'POST',
     headers: { 'content-type': 'application/json', accept: 'application/json, text/event-stream', ...headers },
