@@ -83,20 +83,16 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
     SDP_DB_USER: database.user,
     SDP_DB_PASSWORD: database.password,
     SDP_INSTANCE_DB_HOST: engine.hostAddress,
-    // another image than the default, for whoever shares an engine
-    ...(process.env.SDP_INSTANCE_IMAGE ? { SDP_INSTANCE_IMAGE: process.env.SDP_INSTANCE_IMAGE } : {}),
     SDP_RUNTIME: options.runtime ?? 'docker',
     SDP_DOCKER_SOCKET: engine.host,
     SDP_INSTALLATION: installation,
-    // empty: the default
+    // several checkouts may share an engine, each with an image of its own; empty: the default
     SDP_INSTANCE_IMAGE: process.env.SDP_INSTANCE_IMAGE ?? '',
     SDP_INSTANCE_PORT_RANGE: `${firstPort}-${firstPort + 99}`,
     SDP_BASE_URL: simulator.url,
     SDP_ACCOUNTS_URL: simulator.url,
     SDP_INSTANCE_NAME: 'itdesk',
     SDP_ALLOW_INSECURE_UPSTREAM: 'true',
-    // several checkouts may share an engine, each with an image of its own
-    ...(process.env.SDP_INSTANCE_IMAGE ? { SDP_INSTANCE_IMAGE: process.env.SDP_INSTANCE_IMAGE } : {}),
     ...(typeof options.environment === 'function' ? options.environment(simulator) : options.environment),
   }
   const adminUrl = `http://${address}:${adminPort}`

@@ -193,3 +193,45 @@ test('attack: path, query and line breaks behind the host of an address do not t
   expect((await stack.admin('GET', '/v1/users/mallory')).body.sdp.baseUrl).toBe('https://helpdesk.example.com')
   await stack.admin('DELETE', '/v1/users/mallory')
 })
+
+test('attack: addresses of the own network, of this machine and of metadata services are refused in every spelling, without a packet', async () => {
+  const before = stack.simulator.log.list().length
+  for (const host of [
+    '127.0.0.1',
+    '127.1',
+    '2130706433',
+    '0x7f000001',
+    '0177.0.0.1',
+    '[::1]',
+    '[::ffff:127.0.0.1]',
+    '[::ffff:7f00:1]',
+    '[64:ff9b::7f00:1]',
+    '[2002:7f00:1::]',
+    '0.0.0.0',
+    '10.0.0.1',
+    '172.17.0.1',
+    '192.168.1.1',
+    '100.64.0.1',
+    '169.254.169.254',
+    '2852039166',
+    '[fd00:ec2::254]',
+    '[fe80::1]',
+    '100.100.100.200',
+    '224.0.0.1',
+    inject('engine').hostAddress,
+  ])
+    for (const field of ['baseUrl', 'accountsUrl']) {
+      const url = `https://${host}:${stack.simulator.port}`
+      const answer = await stack.admin('POST', '/v1/users', { username: 'mallory', sdp: { [field]: url } })
+      expect([url, [400, 422].includes(answer.status)]).toEqual([url, true])
+    }
+  expect((await stack.admin('GET', '/v1/users/mallory')).status).toBe(404)
+  expect(stack.simulator.log.list().length).toBe(before)
+  // a public name is taken
+  const taken = await stack.admin('POST', '/v1/users', {
+    username: 'mallory',
+    sdp: { baseUrl: 'https://helpdesk.example.com' },
+  })
+  expect(taken.status).toBe(201)
+  await stack.admin('DELETE', '/v1/users/mallory')
+})

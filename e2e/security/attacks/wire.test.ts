@@ -134,15 +134,23 @@ test('attack: forwarding headers of a client do not reach the announced endpoint
   expect(shared).toMatch(/data: \/messages\?sessionId=/)
 })
 
-test('attack: a Host header of the attacker appears in no answer', async () => {
-  for (const path of ['/u/alice/sse', '/healthz', '/nowhere', '/.well-known/oauth-protected-resource']) {
+test('attack: a Host header of the attacker opens no door and is not led to by any answer', async () => {
+  for (const [path, status] of [
+    ['/u/alice/sse', 403],
+    ['/u/alice/mcp', 403],
+    ['/nowhere', 403],
+    ['/.well-known/oauth-protected-resource', 403],
+    // load balancers ask under names of their own
+    ['/healthz', 200],
+  ] as const) {
     const heard = await speak(
       stack.publicUrl,
       `GET ${path} HTTP/1.1\r\nHost: evil.example\r\nAuthorization: Bearer ${alice.key}\r\n\r\n`,
       { until: /sessionId=[\w-]+\s|\}$/ },
     )
-    expect(statusesIn(heard).length).toBe(1)
-    expect(heard).not.toContain('evil.example')
+    expect([path, statusesIn(heard)]).toEqual([path, [status]])
+    expect(heard).not.toMatch(/^(location|link|set-cookie|data|www-authenticate):.*evil/im)
+    expect(heard).not.toMatch(/https?:\/\/evil/)
   }
 })
 
