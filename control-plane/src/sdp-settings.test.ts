@@ -32,7 +32,7 @@ test('a public https address is taken, down to its origin', async () => {
 
 test.each([
   'http://helpdesk.example.com',
-  'https://user:password@helpdesk.example.com',
+  'https://user:secret@helpdesk.example.com',
   'https://inside.example.com',
   'https://both.example.com',
   'https://meta.example.com',
