@@ -56,7 +56,15 @@ test('attack: without a statement an instance answers nothing but its health, wh
     for (const method of ['GET', 'POST', 'DELETE'])
       expect((await fetch(`${doorOf(alice)}${path}`, { method })).status).toBe(401)
   const health = (await (await fetch(`${doorOf(alice)}/healthz`)).json()) as object
-  expect(Object.keys(health).sort()).toEqual(['audience', 'inFlight', 'inUse', 'sessions', 'status', 'uptimeSeconds', 'version'])
+  expect(Object.keys(health).sort()).toEqual([
+    'audience',
+    'inFlight',
+    'inUse',
+    'sessions',
+    'status',
+    'uptimeSeconds',
+    'version',
+  ])
 })
 
 test("attack: the user's own API key, the admin token and the master key open no instance directly", async () => {
