@@ -6,6 +6,7 @@ import { freePort, startTemplateServer, type TemplateServer } from '@sdp-mcp/mig
 import { afterAll, beforeAll, expect, inject, test } from 'vitest'
 import { connect } from '../support/mcp-client.ts'
 import { eventually, type Stack, startStack } from '../support/stack.ts'
+import { startClock } from './clock.ts'
 import { startOwnEngine } from './own-engine.ts'
 import { createRig } from './rig.ts'
 
@@ -338,6 +339,58 @@ test('the Docker engine is stopped and started', async () => {
   } finally {
     await own[Symbol.asyncDispose]()
     await database.close()
+  }
+})
+
+const timeOfLastLine = (log: string) => new Date(JSON.parse(log.trim().split('\n').at(-1) ?? '{}').time).getTime()
+async function controlPlaneTime(of: Stack): Promise<number> {
+  await of.admin('POST', '/v1/users/alice/instance/start')
+  return timeOfLastLine(of.controlPlane().output())
+}
+async function instanceTime(of: Stack): Promise<number> {
+  return timeOfLastLine((await of.admin('GET', '/v1/users/alice/instance/logs?tail=1')).body)
+}
+
+test('the clocks of control plane and instances jump', async () => {
+  const installation = 'e2e-chaos-clock'
+  const clocked = 'sdp-mcp/instance:e2e-chaos-clock'
+  const engine = inject('engine')
+  await using clock = await startClock(engine.hostAddress)
+  await clock.addTo(image, clocked, engine.host)
+  const own = await startStack({
+    installation,
+    on: { engine, postgres: postgres.connection },
+    environment: {
+      NODE_OPTIONS: clock.nodeOptions,
+      SDP_INSTANCE_IMAGE: clocked,
+      SDP_IDLE_STOP_AFTER: 'never',
+      SDP_INSTANCE_NETWORK_POOL: '10.216.0.0/16',
+    },
+  })
+  const there = createRig({ stack: own, socket: engine.socket, installation })
+  try {
+    const { key, mcp, sse } = await own.addUser('alice')
+    there.people.set('alice', { username: 'alice', key, mcp, sse, hasGrant: true })
+    await using patient = await connect('mcp', mcp, key)
+    const hours = 60 * 60_000
+    for (const [offMs, what] of [
+      [2 * hours, 'clock jumps two hours ahead'],
+      [-2 * hours, 'clock jumps four hours back'],
+      [0, 'clock jumps to the right time'],
+    ] as const)
+      await there.fault(what, async () => {
+        clock.set(offMs)
+        for (const timeOf of [controlPlaneTime, instanceTime])
+          await eventually(async () => Math.abs((await timeOf(own)) - Date.now() - offMs) < 60_000, { what })
+        // a session that was open before goes on
+        expect((await patient.callTool({ name: 'get_my_context', arguments: {} })).isError).not.toBe(true)
+      })
+    const [grant] = await own.sql<{ state: string }>('select state from oauth_tokens')
+    expect(grant?.state).toBe('connected')
+    rig.rows.push(...there.rows)
+  } finally {
+    await own[Symbol.asyncDispose]()
+    await docker('rmi', clocked).catch(() => {})
   }
 })
 

@@ -21,6 +21,9 @@ export function engineStatus(error: unknown): number | undefined {
 /** Whether the thing asked for does not exist (any more). */
 export const isGone = (error: unknown) => engineStatus(error) === 404
 
+/** Whether a container could not be made or started because the network it is to be on does not exist. */
+export const isWithoutNetwork = (error: unknown) => isGone(error) && /network/i.test((error as Error).message)
+
 /** Turns what the Docker client threw into a kind and a sentence with the next step. */
 export function toRuntimeError(cause: unknown, request: EngineRequest): RuntimeError {
   if (cause instanceof RuntimeError) return cause

@@ -232,6 +232,16 @@ describe.skipIf(withoutDocker)('on a Docker engine', () => {
       expect(await runtime.list()).toHaveLength(1)
     })
 
+    test('a stopped container whose network somebody removed is made anew with its network', async () => {
+      const spec = await testSpec(image)
+      const first = await runtime.start(spec)
+      await runtime.stop(first.id, 0)
+      await docker('network', 'rm', `sdp-mcp-${installation}-${spec.boot.user.username}`)
+      const again = await runtime.start(spec)
+      await answering(again.address, again.userId, 1)
+      expect(await runtime.list()).toHaveLength(1)
+    })
+
     test('a pool without a free subnet is told as such', async () => {
       const tiny = open({ networkPool: '10.214.0.0/29' })
       await startAnswering({ username: 'first' }, tiny)

@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { bootVariable } from '@sdp-mcp/instance/contract'
 import Docker from 'dockerode'
 import type { Logger } from '../log.ts'
-import { type EngineRequest, engineStatus, isGone, toRuntimeError } from './docker-errors.ts'
+import { type EngineRequest, engineStatus, isGone, isWithoutNetwork, toRuntimeError } from './docker-errors.ts'
 import { demultiplex } from './docker-logs.ts'
 import { createGate } from './gate.ts'
 import { type InstanceSpec, limitsKey, type ObservedInstance, type Runtime, RuntimeError } from './runtime.ts'
@@ -355,7 +355,7 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
       } catch (error) {
         lastError = error
         // engines that look for the network at once: create again when it is there
-        if (isGone(error) && /network/i.test((error as Error).message)) {
+        if (isWithoutNetwork(error)) {
           await network
           continue
         }
@@ -531,8 +531,16 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
       try {
         if (containerMade.status === 'rejected') throw containerMade.reason
         if (networkMade.status === 'rejected') throw networkMade.reason
-        const { id, running } = containerMade.value
-        if (!running) await startContainer(id, spec)
+        let { id, running } = containerMade.value
+        try {
+          if (!running) await startContainer(id, spec)
+        } catch (error) {
+          if (!isWithoutNetwork(error)) throw error
+          // somebody removed the network while the container was stopped, and the new one has another id
+          await removeContainer(id)
+          id = (await ensureContainer(spec, network)).id
+          await startContainer(id, spec)
+        }
         const found = await inspect(id)
         if (!found)
           throw new RuntimeError(

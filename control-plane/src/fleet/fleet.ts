@@ -2,26 +2,32 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Boot, statementAudience } from '@sdp-mcp/instance/contract'
 import type { Activity, Seen } from '../activity.ts'
-import { type Db, type Leadership, sqlState } from '../db.ts'
-import { AppError, catalogue, type ErrorCode } from '../errors.ts'
+import type { Db, Leadership } from '../db.ts'
+import { AppError } from '../errors.ts'
 import type { ReachFaultPoint } from '../fault-points.ts'
 import type { Logger } from '../log.ts'
 import { type CapacityLimits, createCapacity } from './capacity.ts'
+import { createChecks } from './checks.ts'
+import { asRuntimeError, failureOf, rethrow, superseded, toAppError, whyNotStarted } from './failures.ts'
 import { createGate } from './gate.ts'
 import { createHealthChecker } from './health.ts'
-import { type IdleLimits, isIdle } from './idle.ts'
+import type { IdleLimits } from './idle.ts'
 import { createInstanceTable, type InstanceRow, instanceChannel, nothingKnown, type Subject } from './instance-table.ts'
+import { createLooks } from './looks.ts'
 import { createMover } from './mover.ts'
-import { type Action, fail, type InstanceState, plan, type Situation, startDeadlineMs } from './plan.ts'
-import { isPortFree } from './port-probe.ts'
+import { type Action, fail, type InstanceState, plan, type Situation } from './plan.ts'
+import { createPorts } from './ports.ts'
+import { createReadiness } from './readiness.ts'
 import {
   type InstanceSpec,
   limitsKey,
   type ObservedInstance,
   type Runtime,
   RuntimeError,
-  type RuntimeErrorKind,
+  stopGraceSeconds,
 } from './runtime.ts'
+import { createSleeper } from './sleeper.ts'
+import { createStartWatch } from './start-watch.ts'
 
 /**
  * Makes the runtime match what table users wants, and owns table instances, where it writes what it observes.
@@ -126,57 +132,39 @@ export type FleetOptions = {
 
 const longestSweepMs = 15_000
 const shortestSweepMs = 500
-/** other control planes have heard of a change by now */
-const heardMs = 300
 const lastWordsMs = 2_000
-const stopGraceSeconds = 10
 const goodbyeMs = 12_000
-/** a start that failed but is tried again this soon is worth waiting for */
-const patienceMs = 1_500
-const longestStartMs = 60_000
 const engineRetryMs = 5_000
-const foreignPortMs = 10 * 60_000
 // each look holds a database connection and occupies the engine
 const concurrentLooks = 8
 const concurrentChecks = 32
 
-type Watcher = { containerId: string; ready: Promise<InstanceRoute>; abort: AbortController }
-type Flight = { begun: boolean; asked: Situation['asked']; done: Promise<void>; next: Flight | null }
-
 export function createFleet(options: FleetOptions): Fleet {
   const { db, runtime, config, activity, log, now, bootFor, onRoute, beforeStop, beforeRemove, afterRemove } = options
   const { random = Math.random, reach = () => {}, observe } = options
-  const [lowestPort, highestPort] = config.portRange
   const origin = randomBytes(6).toString('hex')
-  const gate = createGate(concurrentLooks)
   const checkGate = createGate(concurrentChecks)
-  // apart, so that whoever wakes an instance does not stand in line behind those that go to sleep or move
-  const sleepGate = createGate(2)
+  // apart from looks, so that whoever wakes an instance does not stand in line behind those that move
   const moveGate = createGate(4)
   const health = createHealthChecker()
   const closing = new AbortController()
+  const locked = <T>(userId: string, work: () => Promise<T>) => db.withLock(lockOf(userId), work)
+  const checks = createChecks({ health, signal: closing.signal })
   const table = createInstanceTable({ db, image: config.image, origin, now })
+  const ports = createPorts({ table, range: config.portRange, now })
   const capacity = createCapacity({ runtime, limits: config.capacity, now })
-  const capacityGate = createGate(1)
+  // counted and noted one at a time, so that many who come at once do not all find the last place free
+  const admission = createGate(1)
+  const withFreePort = <T>(take: (port: number) => Promise<T>) => admission.run(() => ports.withFree(take))
   const limits = limitsKey(config.limits)
 
   /** where each user's instance was last seen ready; what onRoute was told */
   const routes = new Map<string, InstanceRoute>()
-  const watchers = new Map<string, Watcher>()
-  const flights = new Map<string, Flight>()
-  const waiters = new Map<string, Promise<InstanceRoute>>()
   const retries = new Map<string, NodeJS.Timeout>()
-  const silentChecks = new Map<string, number>()
   /** when each container was started, as far as we saw it: another time means another hand */
   const startedAt = new Map<string, number>()
   /** users whose instance slept before the start under way */
   const woken = new Set<string>()
-  /** users who are being put to sleep */
-  const sleeping = new Set<string>()
-  /** users whose ready instance had no session at the last sweep */
-  const unusedNow = new Set<string>()
-  /** ports that other programs hold, and until when we believe it */
-  const foreignPorts = new Map<number, number>()
   let sweepTimer: NodeJS.Timeout | undefined
   let sweeping: Promise<void> | undefined
   let leadership: Leadership | undefined
@@ -211,42 +199,11 @@ export function createFleet(options: FleetOptions): Fleet {
 
   // ---- looking at one user -----------------------------------------------------------------------------------------
 
-  function reconcile(userId: string, { asked }: { asked?: Situation['asked'] } = {}): Promise<void> {
-    const flight = flights.get(userId)
-    if (!flight) return launch(userId, asked).done
-    const joined = flight.begun ? flight.next : flight
-    if (joined) {
-      joined.asked = stronger(joined.asked, asked)
-      return joined.done
-    }
-    // what the caller changed may have been missed by the look under way
-    const next: Flight = { begun: false, asked, done: Promise.resolve(), next: null }
-    next.done = flight.done.catch(() => {}).then(() => fly(userId, next))
-    next.done.catch(() => {})
-    flight.next = next
-    return next.done
-  }
-
-  function launch(userId: string, asked: Situation['asked']): Flight {
-    const flight: Flight = { begun: false, asked, done: Promise.resolve(), next: null }
-    flight.done = fly(userId, flight)
-    flight.done.catch(() => {})
-    return flight
-  }
-
-  async function fly(userId: string, flight: Flight): Promise<void> {
-    flights.set(userId, flight)
-    try {
-      await gate.run(() =>
-        db.withLock(lockOf(userId), () => {
-          flight.begun = true
-          return look(userId, flight.asked)
-        }),
-      )
-    } finally {
-      if (!flight.next) flights.delete(userId)
-    }
-  }
+  const looks = createLooks({
+    concurrent: concurrentLooks,
+    look: (userId, asked) => locked(userId, () => look(userId, asked())),
+  })
+  const reconcile: Fleet['reconcile'] = (userId, { asked } = {}) => looks.at(userId, asked)
 
   async function look(userId: string, asked: Situation['asked']): Promise<void> {
     if (closing.signal.aborted) return
@@ -284,8 +241,8 @@ export function createFleet(options: FleetOptions): Fleet {
       restartedByOthers: observed.some(
         ({ id, startedAt: at }) => at && (startedAt.get(id) ?? at.getTime()) !== at.getTime(),
       ),
-      silentChecks: (subject && silentChecks.get(subject.wanted.userId)) ?? 0,
-      unused: subject !== null && !move && unusedNow.has(subject.wanted.userId),
+      silentChecks: subject ? checks.silentChecks(subject.wanted.userId) : 0,
+      unused: subject !== null && !move && checks.isUnused(subject.wanted.userId),
       random: random(),
     }
   }
@@ -350,14 +307,9 @@ export function createFleet(options: FleetOptions): Fleet {
         await afterRemove(userId)
         reach('remove.erased')
         activity.forget(userId)
-        silentChecks.delete(userId)
-        unusedNow.delete(userId)
+        checks.forget(userId)
         log.info({ userId, username: subject.wanted.username }, 'fleet.user.erased')
     }
-  }
-
-  const rethrow = (error: unknown): never => {
-    throw toAppError(asRuntimeError(error))
   }
 
   /** Stops an instance in order: it gets a moment to tell what it counted, and its calls get the grace to end. */
@@ -372,8 +324,7 @@ export function createFleet(options: FleetOptions): Fleet {
   }
 
   function closeDoor(userId: string, why?: AppError): void {
-    watchers.get(userId)?.abort.abort(why ?? superseded())
-    watchers.delete(userId)
+    startWatch.end(userId, why)
     setRoute(userId, null)
   }
 
@@ -395,7 +346,7 @@ export function createFleet(options: FleetOptions): Fleet {
         if (slept) woken.add(userId)
         else woken.delete(userId)
         await record(subject, { ...subject.row!, ...nothingKnown, ...identity(started), changedAt: new Date(now()) })
-        silentChecks.delete(userId)
+        checks.forgive(userId)
         watchHealth(subject, started)
         return
       } catch (error) {
@@ -403,25 +354,15 @@ export function createFleet(options: FleetOptions): Fleet {
         if (error instanceof RuntimeError && error.kind === 'port-taken' && tried.size < 20) {
           const port = subject.row!.port!
           log.warn({ userId, port }, 'fleet.port.taken')
-          foreignPorts.set(port, now() + foreignPortMs)
+          ports.passOver(port)
           continue
         }
         if (error instanceof RuntimeError && error.kind === 'unreachable') {
           await engineFailed(subject, error)
           throw toAppError(error)
         }
-        return failInstance(subject, fail(situationOf(subject, [], undefined), whyNotStarted(error), null))
+        return failInstance(subject, fail(situationOf(subject, [], undefined), whyNotStarted(error, log), null))
       }
-    }
-  }
-
-  function whyNotStarted(error: unknown): { code: FailureCode; reason: string } {
-    if (error instanceof RuntimeError) return { code: codeOf[error.kind], reason: error.message }
-    if (error instanceof AppError) return { code: error.code, reason: error.message }
-    log.error({ error }, 'fleet.start.failed')
-    return {
-      code: 'internal',
-      reason: 'Something went wrong here while it was started. The log of the control plane tells more.',
     }
   }
 
@@ -440,9 +381,8 @@ export function createFleet(options: FleetOptions): Fleet {
       failures: subject.row?.generation === subject.wanted.generation ? subject.row.failures : 0,
     } as const
     const kept = subject.row?.port
-    // counted and noted one at a time, so that many who come at once do not all find the last place free
-    if (kept && usable(kept))
-      return capacityGate.run(async () => {
+    if (kept && ports.usable(kept))
+      return admission.run(async () => {
         await capacity.demandRoom(await table.countOthersRunning(subject.wanted.userId))
         await record(subject, { ...starting, port: kept })
         return kept
@@ -453,38 +393,6 @@ export function createFleet(options: FleetOptions): Fleet {
       return port
     })
   }
-
-  const usable = (port: number) => port >= lowestPort && port <= highestPort && (foreignPorts.get(port) ?? 0) <= now()
-
-  /** Gives `take` a free port; one that another control plane took meanwhile (unique violation) is passed over. */
-  function withFreePort<T>(take: (port: number) => Promise<T>): Promise<T> {
-    return capacityGate.run(async () => {
-      for (let attempt = 0; attempt < 100; attempt++) {
-        const foreign = [...foreignPorts.keys()].filter(port => !usable(port))
-        const free = await table.freePort(config.portRange, foreign)
-        if (free === undefined) {
-          // a program that held a port may be gone by now
-          const freed = await Promise.all(foreign.map(async port => ((await isPortFree(port)) ? [port] : [])))
-          if (freed.flat().length === 0) throw portsExhausted()
-          for (const port of freed.flat()) foreignPorts.delete(port)
-          continue
-        }
-        try {
-          return await take(free)
-        } catch (error) {
-          if (sqlState(error) !== '23505') throw error
-        }
-      }
-      throw portsExhausted()
-    })
-  }
-
-  const portsExhausted = () =>
-    new AppError(
-      'port-range-exhausted',
-      `Every port from ${lowestPort} to ${highestPort} is in use. Remove users who left, or widen SDP_INSTANCE_PORT_RANGE.`,
-      { retryAfterSeconds: 60 },
-    )
 
   async function replaceInstance(subject: Subject, id: string, because: string): Promise<void> {
     const { userId, username } = subject.wanted
@@ -501,55 +409,33 @@ export function createFleet(options: FleetOptions): Fleet {
 
   // ---- watching a start --------------------------------------------------------------------------------------------
 
-  /** Waits until an instance answers as itself, then lets the user's requests in. One watcher for each user. */
-  function watchHealth(subject: Subject, found: ObservedInstance): void {
-    const { userId } = subject.wanted
-    const before = watchers.get(userId)
-    if (before?.containerId === found.id) return
-    before?.abort.abort(superseded())
-    const abort = new AbortController()
-    if (found.startedAt) startedAt.set(found.id, found.startedAt.getTime())
-    const ready = untilHealthy(subject, found, abort.signal)
-    const watcher: Watcher = { containerId: found.id, ready, abort }
-    watchers.set(userId, watcher)
-    const forget = () => {
-      if (watchers.get(userId) === watcher) watchers.delete(userId)
-    }
-    ready.then(forget, forget)
-  }
+  const startWatch = createStartWatch({
+    health,
+    now,
+    signal: closing.signal,
+    async onAnswer(subject, { id, address, generation }, { tookMs, signal }) {
+      const { userId, username } = subject.wanted
+      const wasReady = subject.row?.state === 'ready'
+      const noted = await table.markReady(userId, id, address)
+      // somebody decided otherwise while it came up
+      if (!noted || signal.aborted) throw superseded()
+      checks.forgive(userId)
+      // a drain may have ended while it came up
+      const route = { address, generation, draining: drainingOf((await read(userId)) ?? subject) }
+      setRoute(userId, route)
+      log.info({ userId, username, tookMs }, 'fleet.instance.ready')
+      if (!wasReady) observe?.ready(woken.delete(userId) ? 'wake' : 'start', tookMs)
+      return route
+    },
+    async onTimeout({ wanted: { userId }, row }) {
+      if (row?.state === 'ready') checks.giveUp(userId)
+      await reconcile(userId)
+    },
+  })
 
-  async function untilHealthy(subject: Subject, found: ObservedInstance, stop: AbortSignal): Promise<InstanceRoute> {
-    const { userId } = subject.wanted
-    const { id, generation } = found
-    const address = found.address
-    const audience = statementAudience(userId, generation)
-    const wasReady = subject.row?.state === 'ready'
-    const since = wasReady ? now() : subject.row!.changedAt.getTime()
-    const signal = AbortSignal.any([stop, closing.signal])
-    let pauseMs = 10
-    while (!address || !(await health.ask(address, audience, signal))) {
-      signal.throwIfAborted()
-      if (now() - since >= startDeadlineMs) {
-        if (wasReady) silentChecks.set(userId, Number.MAX_SAFE_INTEGER)
-        watchers.delete(userId)
-        await reconcile(userId)
-        throw superseded()
-      }
-      await delay(pauseMs, undefined, { signal }).catch(() => {})
-      pauseMs = Math.min(100, pauseMs * 1.4)
-    }
-    signal.throwIfAborted()
-    const noted = await table.markReady(userId, id, address)
-    // somebody decided otherwise while it came up
-    if (!noted || signal.aborted) throw superseded()
-    silentChecks.delete(userId)
-    // a drain may have ended while it came up
-    const route = { address, generation, draining: drainingOf((await read(userId)) ?? subject) }
-    setRoute(userId, route)
-    const tookMs = now() - since
-    log.info({ userId, username: subject.wanted.username, tookMs }, 'fleet.instance.ready')
-    if (!wasReady) observe?.ready(woken.delete(userId) ? 'wake' : 'start', tookMs)
-    return route
+  function watchHealth(subject: Subject, found: ObservedInstance): void {
+    if (found.startedAt) startedAt.set(found.id, found.startedAt.getTime())
+    startWatch.begin(subject, found)
   }
 
   // ---- failing -----------------------------------------------------------------------------------------------------
@@ -559,10 +445,10 @@ export function createFleet(options: FleetOptions): Fleet {
     const { code, reason, failures, retryAt, stopId } = failure
     log.warn({ userId, username, code, reason, failures, retryAt }, 'fleet.instance.failure')
     observe?.failed(code)
-    if (code === 'port-taken' && subject.row?.port) foreignPorts.set(subject.row.port, now() + foreignPortMs)
+    if (code === 'port-taken' && subject.row?.port) ports.passOver(subject.row.port)
     await record(subject, { state: 'failed', reasonCode: code, reason, failures, retryAt, address: null })
-    closeDoor(userId, failureOf(subject))
-    silentChecks.delete(userId)
+    closeDoor(userId, failureOf(subject, now()))
+    checks.forgive(userId)
     if (stopId)
       await runtime.stop(stopId, stopGraceSeconds).catch(error => log.warn({ error, id: stopId }, 'fleet.stop.failed'))
     scheduleRetry(userId, retryAt)
@@ -577,19 +463,8 @@ export function createFleet(options: FleetOptions): Fleet {
     if (row?.state === 'stopped' && row.reasonCode === 'idle') return
     const retryAt = new Date(now() + engineRetryMs)
     await record(subject, { state: 'failed', reasonCode: 'engine-unreachable', reason: error.message, retryAt })
-    closeDoor(wanted.userId, failureOf(subject))
+    closeDoor(wanted.userId, failureOf(subject, now()))
     scheduleRetry(wanted.userId, retryAt)
-  }
-
-  function failureOf({ wanted, row }: Subject): AppError {
-    const code = row?.reasonCode ?? ''
-    const known = code in catalogue && catalogue[code as ErrorCode][0] === 503
-    const retryAfterSeconds = Math.max(1, Math.ceil(((row?.retryAt?.getTime() ?? 0) - now()) / 1000))
-    return new AppError(
-      known ? (code as ErrorCode) : 'instance-failed',
-      `The instance of "${wanted.username}" is not running. ${row?.reason ?? ''}`.trim(),
-      { retryAfterSeconds },
-    )
   }
 
   function scheduleRetry(userId: string, at: Date): void {
@@ -653,53 +528,17 @@ export function createFleet(options: FleetOptions): Fleet {
 
   // ---- waiting for an instance -------------------------------------------------------------------------------------
 
-  async function becomeReady(userId: string): Promise<InstanceRoute> {
-    const giveUpAt = now() + longestStartMs
-    for (;;) {
-      const subject = await read(userId)
-      if (!subject || subject.wanted.state === 'removed')
-        throw new AppError('user-not-found', 'There is no such user. List the users with GET /v1/users.')
-      if (subject.suspended)
-        throw new AppError('user-suspended', 'Your access is suspended. Ask your admin to lift the suspension.')
-      if (subject.adminWants === 'stopped') await table.wantRunning(userId)
-
-      const { row, wanted } = subject
-      const current = row?.state === 'ready' && row.generation === wanted.generation ? row : null
-      const route = routes.get(userId)
-      if (current && route?.generation === current.generation && (await answers(userId, route))) {
-        // unless it was closed while we asked
-        if (routes.get(userId) === route) {
-          setRoute(userId, route)
-          return route
-        }
-      }
-      if (row?.state === 'failed' && row.generation === wanted.generation && row.retryAt) {
-        const waitMs = row.retryAt.getTime() - now()
-        if (waitMs > patienceMs) throw failureOf(subject)
-        if (waitMs > 0) await delay(waitMs, undefined, { signal: closing.signal })
-      }
-      if (now() > giveUpAt) throw stillStarting()
-      try {
-        await reconcile(userId, { asked: 'client' })
-      } catch (error) {
-        // the engine is away, but the instance may well be there
-        if (current?.address && error instanceof AppError && error.code === 'engine-unreachable') {
-          const last = { address: current.address, generation: current.generation, draining: drainingOf(subject) }
-          if (await answers(userId, last)) {
-            setRoute(userId, last)
-            return last
-          }
-        }
-        throw error
-      }
-      const watcher = watchers.get(userId)
-      if (watcher) {
-        const found = await watcher.ready.catch(() => null)
-        if (found) return found
-      } else await delay(50, undefined, { signal: closing.signal })
-      // failed, replaced by another decision, or another control plane is at it: look again
-    }
-  }
+  const { ensureReady } = createReadiness({
+    table,
+    now,
+    signal: closing.signal,
+    routeOf: userId => routes.get(userId),
+    openDoor: setRoute,
+    drainingOf,
+    answers,
+    look: userId => reconcile(userId, { asked: 'client' }),
+    comingUp: startWatch.of,
+  })
 
   async function answers(
     userId: string,
@@ -774,83 +613,18 @@ export function createFleet(options: FleetOptions): Fleet {
     observed: ObservedInstance[] | undefined,
     seen: Map<string, Seen> | null,
   ): Promise<number> {
-    const { wanted, row } = subject
-    const { userId } = wanted
-    if (wanted.state !== 'running' || row?.state !== 'ready') return 0
-    const found = observed?.find(({ id, running }) => running && id === row.containerId)
-    const address = found?.address ?? row.address
-    if (!address || (observed && !found)) return 0
-    const answer = await health.ask(address, statementAudience(userId, row.generation), closing.signal)
-    if (closing.signal.aborted) return 0
-    if (answer?.sessions === 0) unusedNow.add(userId)
-    else unusedNow.delete(userId)
-    if (!answer) {
-      if (seen) silentChecks.set(userId, (silentChecks.get(userId) ?? 0) + 1)
-      return 0
-    }
-    silentChecks.delete(userId)
+    const { userId } = subject.wanted
+    const answer = await checks.ask(subject, observed, { counts: seen !== null })
+    if (!answer) return 0
+    const { address, generation } = answer
     // what was read before a move tells nothing of its drain
-    if (!subject.move && routes.get(userId)?.generation === row.generation) drained(userId)
+    if (!subject.move && routes.get(userId)?.generation === generation) drained(userId)
     // a look may be changing it just now, and then knows better
-    if (!routes.has(userId) && !flights.has(userId) && !sleeping.has(userId))
-      setRoute(userId, { address, generation: row.generation, draining: drainingOf(subject) })
-    if (seen && !subject.move && isIdle(usageOf(subject, seen.get(userId), answer.inFlight), config.idle))
-      sleep(userId).catch(report)
+    if (!routes.has(userId) && !looks.underWay(userId) && !sleeper.fallingAsleep(userId))
+      setRoute(userId, { address, generation, draining: drainingOf(subject) })
+    if (seen && !subject.move && sleeper.isIdle(subject, seen.get(userId), answer.inFlight))
+      sleeper.sleep(userId).catch(report)
     return answer.sessions
-  }
-
-  function usageOf({ wanted, row }: Subject, seen: Seen | undefined, inFlight: number) {
-    const { calls } = activity.meter(wanted.userId)
-    return { seen, readySince: row?.changedAt.getTime() ?? now(), inFlight: inFlight + calls, now: now() }
-  }
-
-  // ---- putting to sleep --------------------------------------------------------------------------------------------
-
-  /**
-   * Ends an instance nobody uses. The door is closed first, everywhere, and whoever knocks from then on waits for the
-   * lock and wakes it; then it is looked whether somebody had slipped in, in which case the door opens again.
-   *
-   * @param limits - null: whatever the time since the last use, as long as no call is under way
-   */
-  async function sleep(userId: string, limits: IdleLimits | null = config.idle): Promise<boolean> {
-    if (sleeping.has(userId)) return false
-    sleeping.add(userId)
-    return sleepGate
-      .run(() => db.withLock(lockOf(userId), () => putToSleep(userId, limits)))
-      .finally(() => sleeping.delete(userId))
-  }
-
-  async function putToSleep(userId: string, limits: IdleLimits | null): Promise<boolean> {
-    const subject = await read(userId)
-    const { wanted, row, move } = subject ?? {}
-    if (!subject || wanted?.state !== 'running' || move) return false
-    if (row?.state !== 'ready' || !row.containerId || !row.address || closing.signal.aborted) return false
-    const { address, generation, containerId, changedAt } = row
-    const idle = async () => {
-      const [answer, seen] = await Promise.all([
-        health.ask(address, statementAudience(userId, generation), closing.signal),
-        activity.read(userId),
-      ])
-      const usage = usageOf({ ...subject, row }, seen.get(userId), answer?.inFlight ?? 0)
-      return limits ? isIdle(usage, limits) : usage.inFlight === 0
-    }
-    if (!(await idle())) return false
-    closeDoor(userId)
-    await record(subject, {
-      state: 'stopped',
-      reasonCode: 'idle',
-      reason: 'Nobody used it for a while. It starts with the next connection.',
-      address: null,
-    })
-    await delay(heardMs)
-    if (!(await idle())) {
-      await record(subject, { state: 'ready', ...nothingKnown, address, changedAt })
-      setRoute(userId, { address, generation, draining: null })
-      return false
-    }
-    await lastWords(userId, { address, generation })
-    await runtime.stop(containerId, stopGraceSeconds).catch(rethrow)
-    return true
   }
 
   function sweepOnce(): Promise<void> {
@@ -870,9 +644,24 @@ export function createFleet(options: FleetOptions): Fleet {
     if (subject?.wanted.state === 'running' && row?.state === 'ready' && row.address)
       setRoute(userId, { address: row.address, generation: row.generation, draining: drainingOf(subject) })
     else if (row?.state !== 'starting')
-      closeDoor(userId, subject && row?.state === 'failed' ? failureOf(subject) : undefined)
+      closeDoor(userId, subject && row?.state === 'failed' ? failureOf(subject, now()) : undefined)
     else setRoute(userId, null)
   }
+
+  const sleeper = createSleeper({
+    runtime,
+    table,
+    health,
+    activity,
+    limits: config.idle,
+    now,
+    signal: closing.signal,
+    locked,
+    record,
+    closeDoor,
+    openDoor: setRoute,
+    lastWords,
+  })
 
   const mover = createMover({
     runtime,
@@ -886,7 +675,7 @@ export function createFleet(options: FleetOptions): Fleet {
     prove: options.prove,
     withFreePort,
     demandRoom: async userId => capacity.demandRoom((await table.countOthersRunning(userId)) + 1),
-    foreignPort: port => foreignPorts.set(port, now() + foreignPortMs),
+    passOver: ports.passOver,
     setRoute,
     drained,
     remove: async (userId, found) => {
@@ -931,11 +720,7 @@ export function createFleet(options: FleetOptions): Fleet {
       await listener?.close()
       // somebody else may lead from here on, also over what we still finish
       await leadership?.close()
-      const busy = [
-        ...[...flights.values()].map(({ done }) => done),
-        ...[...watchers.values()].map(({ ready }) => ready),
-        sweeping,
-      ]
+      const busy = [...looks.all(), ...startWatch.all(), sweeping]
       await Promise.race([Promise.allSettled(busy), delay(stopGraceSeconds * 1000, undefined, { ref: false })])
       await health.close()
     },
@@ -943,36 +728,15 @@ export function createFleet(options: FleetOptions): Fleet {
     reconcile,
     reconcileAll: sweepOnce,
 
-    async ensureReady(userId, { timeoutMs, signal }) {
-      let ready = waiters.get(userId)
-      if (!ready) {
-        ready = becomeReady(userId).finally(() => waiters.delete(userId))
-        ready.catch(() => {})
-        waiters.set(userId, ready)
-      }
-      const ending = new AbortController()
-      try {
-        return await Promise.race([
-          ready,
-          delay(timeoutMs, undefined, { signal: AbortSignal.any([ending.signal, ...(signal ? [signal] : [])]) }).then(
-            () => {
-              throw stillStarting()
-            },
-          ),
-        ])
-      } finally {
-        ending.abort()
-      }
-    },
-
-    sleep: userId => sleep(userId, null),
+    ensureReady,
+    sleep: userId => sleeper.sleep(userId, null),
     moveTo: (userId, image, { drainSeconds }) =>
-      moveGate.run(() => db.withLock(lockOf(userId), () => mover.moveTo(userId, image, drainSeconds))),
+      moveGate.run(() => locked(userId, () => mover.moveTo(userId, image, drainSeconds))),
     leading: () => leadership?.leading() ?? false,
 
     async checkCapacity() {
       await runtime.ping().catch(rethrow)
-      if ((await table.countUsers()) >= highestPort - lowestPort + 1) throw portsExhausted()
+      if ((await table.countUsers()) >= ports.count) throw ports.exhausted()
       await capacity.demandRoom(await table.countOthersRunning(null))
     },
   }
@@ -980,40 +744,6 @@ export function createFleet(options: FleetOptions): Fleet {
 
 const lockOf = (userId: string) => `sdp-mcp fleet ${userId}`
 
-type FailureCode = Parameters<typeof fail>[1]['code']
-
-const codeOf: Record<RuntimeErrorKind, FailureCode> = {
-  unreachable: 'engine-unreachable',
-  'image-missing': 'image-missing',
-  'port-taken': 'port-taken',
-  'no-space': 'disk-full',
-  'network-exhausted': 'network-range-exhausted',
-  refused: 'engine-refused',
-}
-
 function identity({ id, address, generation, image }: ObservedInstance) {
   return { containerId: id, address, generation, image }
 }
-
-function stronger(a: Situation['asked'], b: Situation['asked']): Situation['asked'] {
-  return a === 'admin' || b === 'admin' ? 'admin' : (a ?? b)
-}
-
-function asRuntimeError(error: unknown): RuntimeError {
-  if (error instanceof RuntimeError) return error
-  return new RuntimeError('refused', String((error as Error)?.message ?? error), { cause: error })
-}
-
-function toAppError(error: RuntimeError): AppError {
-  const code = codeOf[error.kind]
-  return new AppError(code in catalogue ? (code as ErrorCode) : 'instance-failed', error.message, { cause: error })
-}
-
-/** The wait ends because somebody decided otherwise; whoever waited looks again. */
-const superseded = () =>
-  new AppError('instance-starting', 'The instance is being replaced. Try again in a moment.', { retryAfterSeconds: 1 })
-
-const stillStarting = () =>
-  new AppError('instance-starting', 'The instance is not ready yet. Try again in a few seconds.', {
-    retryAfterSeconds: 2,
-  })

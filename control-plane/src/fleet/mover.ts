@@ -37,8 +37,8 @@ export function createMover(parts: {
   withFreePort<T>(take: (port: number) => Promise<T>): Promise<T>
   /** @throws AppError `capacity-exhausted` unless one more fits beside the user's own */
   demandRoom(userId: string): Promise<void>
-  /** notes that another program holds a port */
-  foreignPort(port: number): void
+  /** another program holds this port */
+  passOver(port: number): void
   setRoute(userId: string, to: InstanceRoute): void
   /** nobody is sent to the old instance any more */
   drained(userId: string): void
@@ -137,7 +137,7 @@ export function createMover(parts: {
         return await runtime.start({ boot, image: move.image, limits: parts.limits })
       } catch (error) {
         if (!(error instanceof RuntimeError && error.kind === 'port-taken') || attempt >= 20) throw error
-        parts.foreignPort(move.port)
+        parts.passOver(move.port)
         await parts.withFreePort(async port => {
           await table.setMovePort(userId, port)
           move.port = port

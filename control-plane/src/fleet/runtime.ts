@@ -45,6 +45,9 @@ export interface Runtime {
   close(): Promise<void>
 }
 
+/** what calls under way get to end before an instance is killed */
+export const stopGraceSeconds = 10
+
 export type InstanceSpec = {
   boot: Boot
   image: string
