@@ -4,7 +4,7 @@ import { AppError } from './errors.ts'
 
 function harness(capacity?: number) {
   let time = 1_000_000
-  const attempts = createAttempts({ now: () => time, ...(capacity ? { capacity } : {}) })
+  const attempts = createAttempts({ elapsed: () => time, ...(capacity ? { capacity } : {}) })
   return {
     attempts,
     pass: (seconds: number) => {

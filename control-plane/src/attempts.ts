@@ -20,15 +20,24 @@ const freeFailures = 5
 const longestWaitMs = 300_000
 const forgottenAfterMs = 900_000
 
-/** @param capacity - most addresses remembered; beyond it the one that failed longest ago is forgotten */
-export function createAttempts({ now, capacity = 10_000 }: { now: () => number; capacity?: number }): Attempts {
+/**
+ * @param elapsed - a clock that never jumps, in ms
+ * @param capacity - most addresses remembered; beyond it the one that failed longest ago is forgotten
+ */
+export function createAttempts({
+  elapsed = () => performance.now(),
+  capacity = 10_000,
+}: {
+  elapsed?: () => number
+  capacity?: number
+} = {}): Attempts {
   type Entry = { failures: number; lastAt: number; waitUntil: number }
   /** the one that failed last is last */
   const entries = new Map<string, Entry>()
 
   function current(key: string): Entry | undefined {
     const entry = entries.get(key)
-    if (!entry || now() - entry.lastAt < forgottenAfterMs) return entry
+    if (!entry || elapsed() - entry.lastAt < forgottenAfterMs) return entry
     entries.delete(key)
     return undefined
   }
@@ -36,8 +45,8 @@ export function createAttempts({ now, capacity = 10_000 }: { now: () => number; 
   return {
     check(address) {
       const entry = current(group(address))
-      if (!entry || entry.waitUntil <= now()) return
-      const seconds = Math.ceil((entry.waitUntil - now()) / 1000)
+      if (!entry || entry.waitUntil <= elapsed()) return
+      const seconds = Math.ceil((entry.waitUntil - elapsed()) / 1000)
       throw new AppError(
         'too-many-attempts',
         `There were too many failed attempts from your address. Wait ${seconds} seconds, then send the right credentials.`,
@@ -49,7 +58,7 @@ export function createAttempts({ now, capacity = 10_000 }: { now: () => number; 
       const failures = (current(key)?.failures ?? 0) + 1
       const waitMs = failures < freeFailures ? 0 : Math.min(1000 * 2 ** (failures - freeFailures), longestWaitMs)
       entries.delete(key)
-      entries.set(key, { failures, lastAt: now(), waitUntil: now() + waitMs })
+      entries.set(key, { failures, lastAt: elapsed(), waitUntil: elapsed() + waitMs })
       if (entries.size > capacity) entries.delete(entries.keys().next().value as string)
     },
     succeeded: address => void entries.delete(group(address)),

@@ -38,7 +38,15 @@ type Watched = Directory & {
 }
 
 /** A directory as a control plane of its own has it, on a connection of its own. */
-async function watch({ relay, now = Date.now }: { relay?: Relay; now?: () => number } = {}): Promise<Watched> {
+async function watch({
+  relay,
+  now = Date.now,
+  elapsed = () => performance.now(),
+}: {
+  relay?: Relay
+  now?: () => number
+  elapsed?: () => number
+} = {}): Promise<Watched> {
   const db = createDb({ ...database.login, ...(relay ? { port: relay.port } : {}) })
   const revoked: Watched['revoked'] = []
   const changed: (string | null)[] = []
@@ -46,6 +54,7 @@ async function watch({ relay, now = Date.now }: { relay?: Relay; now?: () => num
     db,
     log: silentLog,
     now,
+    elapsed,
     config,
     onRevoked: revocation => revoked.push({ ...revocation, at: performance.now() }),
     onChanged: userId => changed.push(userId),
@@ -193,12 +202,19 @@ test('with a terminated listener a revocation is still known within a second or 
 
 test('after five minutes without a look at the database nobody is let in', async () => {
   let time = Date.now()
-  const directory = await watch({ now: () => time })
+  const directory = await watch({ elapsed: () => time })
   expect(directory.isFresh()).toBe(true)
   time += 299_000
   expect(directory.isFresh()).toBe(true)
   time += 2_000
   expect(directory.isFresh()).toBe(false)
+})
+
+test('a clock that is set forward locks nobody out', async () => {
+  let skewMs = 0
+  const directory = await watch({ now: () => Date.now() + skewMs })
+  skewMs = 2 * 60 * 60_000
+  expect(directory.isFresh()).toBe(true)
 })
 
 test('the first use of a key stands in the database within a second, further ones about once a minute', async () => {

@@ -97,6 +97,7 @@ export async function openDirectory({
   db,
   log,
   now,
+  elapsed = () => performance.now(),
   config,
   takesClients = false,
   onRevoked,
@@ -105,6 +106,8 @@ export async function openDirectory({
   db: Db
   log: Logger
   now: () => number
+  /** a clock that never jumps, in ms: how old what we know is must not depend on somebody who sets the time */
+  elapsed?: () => number
   config: Pick<Config, 'sdpDefaults' | 'allowInsecureUpstream' | 'allowedUpstreamHosts' | 'userLimits'>
   /** whether OAuth clients are taken as credentials */
   takesClients?: boolean
@@ -142,7 +145,7 @@ export async function openDirectory({
 
   async function read({ users, everybody }: Look): Promise<void> {
     if (closed) return
-    const at = now()
+    const at = elapsed()
     const rows = await db.query<UserRow>(selectUsers, [everybody ? null : [...users], takesClients])
     const found = new Map(rows.map(row => [row.id, row]))
     for (const userId of everybody ? new Set([...known.keys(), ...found.keys()]) : users)
@@ -282,7 +285,7 @@ export async function openDirectory({
       }
       return found?.identity
     },
-    isFresh: () => now() - readAt < staleAfterMs,
+    isFresh: () => elapsed() - readAt < staleAfterMs,
     refresh: userId => look(userId),
     used(keyId, address, client) {
       // clients without a key have no row to note it in

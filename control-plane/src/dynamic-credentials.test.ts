@@ -378,7 +378,7 @@ describe('enroll', () => {
       checkCapacity: async () => {},
       attempts: { check: () => {}, failed: () => {}, succeeded: () => {}, size: () => 0 },
       config: testConfig({ SDP_DYNAMIC_CREDENTIALS: 'enroll', SDP_DYNAMIC_ENROLL_PER_HOUR: '2' }),
-      now: () => time,
+      elapsed: () => time,
       log: silentLog,
     })
     const knock = async (clientId: string) => {

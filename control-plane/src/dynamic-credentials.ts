@@ -52,7 +52,7 @@ export function createDynamicCredentials({
   checkCapacity,
   attempts,
   config,
-  now,
+  elapsed = () => performance.now(),
   log,
 }: {
   directory: Pick<Directory, 'findClient' | 'refresh'>
@@ -62,7 +62,8 @@ export function createDynamicCredentials({
   checkCapacity: () => Promise<void>
   attempts: Attempts
   config: Pick<Config, 'dynamicCredentials' | 'sdpDefaults' | 'allowedUpstreamHosts'>
-  now: () => number
+  /** a clock that never jumps, in ms */
+  elapsed?: () => number
   log: Logger
 }): DynamicCredentials {
   const { mode, enrollPerHour } = config.dynamicCredentials
@@ -132,7 +133,7 @@ export function createDynamicCredentials({
   }
 
   function countEnrollment(address: string): void {
-    const at = now()
+    const at = elapsed()
     enrolled = enrolled.filter(one => at - one.at < hourMs)
     const ofAddress = enrolled.filter(one => one.address === address)
     const full = enrolled.length >= enrollPerHour ? enrolled : ofAddress.length >= enrollsPerAddress ? ofAddress : null

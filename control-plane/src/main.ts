@@ -144,7 +144,7 @@ const directory = await openDirectory({
       log.warn({ error }, 'fleet.reconcile.failed'),
     ),
 }).catch(fail)
-const attempts = createAttempts({ now })
+const attempts = createAttempts()
 const doors = createDoors(config, log)
 const clients =
   config.dynamicCredentials.mode === 'off'
@@ -156,7 +156,6 @@ const clients =
         checkCapacity: () => fleet.checkCapacity(),
         attempts,
         config,
-        now,
         log,
       })
 const proxy = createProxy({

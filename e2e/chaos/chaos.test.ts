@@ -347,8 +347,13 @@ async function controlPlaneTime(of: Stack): Promise<number> {
   await of.admin('POST', '/v1/users/alice/instance/start')
   return timeOfLastLine(of.controlPlane().output())
 }
-async function instanceTime(of: Stack): Promise<number> {
-  return timeOfLastLine((await of.admin('GET', '/v1/users/alice/instance/logs?tail=1')).body)
+async function instanceTime(of: Stack, people: typeof rig.people): Promise<number> {
+  const { mcp, key } = people.get('alice')!
+  await using client = await connect('mcp', mcp, key)
+  await client.callTool({ name: 'get_my_context', arguments: {} })
+  const { body } = await of.admin('GET', '/v1/users/alice/instance/logs?tail=1')
+  // a single line is JSON, and comes parsed
+  return new Date(body.time).getTime()
 }
 
 test('the clocks of control plane and instances jump', async () => {
@@ -381,7 +386,9 @@ test('the clocks of control plane and instances jump', async () => {
       await there.fault(what, async () => {
         clock.set(offMs)
         for (const timeOf of [controlPlaneTime, instanceTime])
-          await eventually(async () => Math.abs((await timeOf(own)) - Date.now() - offMs) < 60_000, { what })
+          await eventually(async () => Math.abs((await timeOf(own, there.people)) - Date.now() - offMs) < 60_000, {
+            what,
+          })
         // a session that was open before goes on
         expect((await patient.callTool({ name: 'get_my_context', arguments: {} })).isError).not.toBe(true)
       })

@@ -29,7 +29,7 @@ export async function startClock(host: string) {
       answer.setEncoding('utf8').on('data', part => { text += part }).on('end', () => { off = Number(text) })
     }).on('error', () => {}), 100).unref()`
   /** for the environment of a process */
-  const nodeOptions = `--import=data:text/javascript,${encodeURIComponent(preload)}`
+  const nodeOptions = `--import=data:text/javascript,${encodeURIComponent(preload).replaceAll("'", '%27')}`
   return {
     nodeOptions,
     /** @param ms - from now on every process is this far off the real time */

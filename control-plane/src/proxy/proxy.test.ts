@@ -79,6 +79,7 @@ beforeAll(async () => {
     db,
     log,
     now: () => time(),
+    elapsed: () => time(),
     config,
     onRevoked: revocation => proxy.cut(revocation),
     onChanged: () => {},

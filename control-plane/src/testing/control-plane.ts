@@ -111,7 +111,7 @@ export async function startControlPlane(
   const activity = createActivity({ db, now, log })
   const control = createInstanceControl({ signer })
   const metrics = createMetrics({ activity, version: 'test' })
-  const attempts = createAttempts({ now })
+  const attempts = createAttempts()
   const doors = createDoors(config, log)
   const { checkCapacity } = fleet
   const clients =
@@ -125,7 +125,7 @@ export async function startControlPlane(
             checkCapacity,
             attempts,
             config,
-            now,
+            elapsed: now,
             log,
           }),
         }
