@@ -65,7 +65,8 @@ export function createActivity({ db, now, log }: { db: Db; now: () => number; lo
     // a user who was removed meanwhile has no row to add to
     await db.query(
       `insert into instance_activity as a (user_id, active_at, streamed_at, requests, failures)
-       select n.user_id, to_timestamp(n.active_at / 1000), to_timestamp(nullif(n.streamed_at, 0) / 1000), n.requests, n.failures
+       select n.user_id, least(to_timestamp(n.active_at / 1000), now()),
+              to_timestamp(nullif(least(n.streamed_at, extract(epoch from now()) * 1000), 0) / 1000), n.requests, n.failures
          from unnest($1::uuid[], $2::float8[], $3::float8[], $4::bigint[], $5::bigint[])
                 as n (user_id, active_at, streamed_at, requests, failures)
          join users u on u.id = n.user_id
@@ -116,13 +117,15 @@ export function createActivity({ db, now, log }: { db: Db; now: () => number; lo
         [userId ?? null],
       )
       const at = now()
+      // a clock that was ahead leaves times behind that are still to come
+      for (const meter of meters.values()) meter.activeAt = Math.min(meter.activeAt, at)
       return new Map(
         rows.map(row => {
           const own = meters.get(row.user_id)
           return [
             row.user_id,
             {
-              activeAt: Math.max(row.active_at.getTime(), own && own.calls > 0 ? at : (own?.activeAt ?? 0)),
+              activeAt: own && own.calls > 0 ? at : Math.max(row.active_at.getTime(), own?.activeAt ?? 0),
               streamedAt: own && own.streams > 0 ? at : (row.streamed_at?.getTime() ?? 0),
               requests: Number(row.requests),
               failures: Number(row.failures),

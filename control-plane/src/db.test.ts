@@ -123,6 +123,21 @@ test('a holder whose connection is lost frees the lock for others and brings nob
   expect(await other.db.query('select 1 as one')).toEqual([{ one: 1 }])
 })
 
+test('a holder that is cut off without a word loses its lock within seconds, and is told', async () => {
+  await using other = await openThroughRelay()
+  let told: unknown
+  const frozen = other.db.withLock('cut off', async lost => {
+    other.relay.freeze()
+    await new Promise<void>(done => lost.addEventListener('abort', () => done(), { once: true }))
+    told = lost.reason
+  })
+  const since = performance.now()
+  expect(await database.db.withLock('cut off', async () => 'free')).toBe('free')
+  expect(performance.now() - since).toBeLessThan(30_000)
+  await frozen
+  expect(told).toMatchObject({ code: 'database-unavailable' })
+}, 60_000)
+
 test('a transaction whose connection is lost between statements fails and brings nobody down', async () => {
   await using other = await openThroughRelay()
   const failing = other.db.withTx(async tx => {

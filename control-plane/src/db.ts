@@ -15,10 +15,13 @@ export interface Db extends Queryable {
   withTx<T>(work: (tx: Queryable) => Promise<T>): Promise<T>
   /**
    * Runs `work` while holding the session advisory lock named `key`, waiting for it if necessary. Other
-   * processes on this database wait for each other; a crashed holder frees it by losing its connection. Work whose
-   * connection is lost goes on without the lock, so it must bear company.
+   * processes on this database wait for each other; a crashed holder frees it by losing its connection, and one that
+   * hangs or is cut off by not being heard of for ten seconds. Work whose connection is lost goes on without the lock,
+   * so it must bear company; `lost` tells it.
+   *
+   * @throws AppError `database-unavailable` also when the lock cannot be had for a minute and a half
    */
-  withLock<T>(key: string, work: () => Promise<T>): Promise<T>
+  withLock<T>(key: string, work: (lost: AbortSignal) => Promise<T>): Promise<T>
   /** Sends a notification; inside a transaction use {@link notifySql}, so that it is sent with the commit. */
   notify(channel: string, payload: string): Promise<void>
   /**
@@ -58,6 +61,12 @@ export type DbOptions = {
 const statementTimeoutMs = 10_000
 const connectTimeoutMs = 5_000
 const listenRetryMs = 500
+/** whoever holds a lock says so this often; the server ends the session of one it has not heard of for longer */
+const lockBeatMs = 2_000
+const lockSilenceMs = 10_000
+const lockBeatLimitMs = 5_000
+/** longer than anything that is done under a lock */
+const longestLockWaitMs = 90_000
 const electionPollMs = 1_500
 /** the server ends the session of a leader it has not heard of for this long; the leader itself stops believing earlier */
 const electionSilenceMs = 6_000
@@ -82,10 +91,17 @@ export function createDb(options: DbOptions): Db {
   // connecting is also one for waiting in line, which is no outage here; so each connection has it instead.
   const lockPool = new pg.Pool({
     max: 20,
-    idleTimeoutMillis: 10_000,
+    // before the server ends them
+    idleTimeoutMillis: lockSilenceMs / 2,
     Client: class extends pg.Client {
       constructor() {
-        super({ ...connection, statement_timeout: 0, query_timeout: 0 })
+        super({
+          ...connection,
+          statement_timeout: 0,
+          lock_timeout: longestLockWaitMs,
+          query_timeout: longestLockWaitMs + 2_000,
+          options: `-c idle_session_timeout=${lockSilenceMs}`,
+        })
       }
     },
   })
@@ -122,19 +138,28 @@ export function createDb(options: DbOptions): Db {
     }
   }
 
-  async function locked<T>(key: string, work: () => Promise<T>): Promise<T> {
+  async function locked<T>(key: string, work: (lost: AbortSignal) => Promise<T>): Promise<T> {
     const { client, giveBack } = await checkOut(lockPool)
-    let broken = false
+    const lost = new AbortController()
+    const lose = (error: Error) => lost.abort(asAppError(error))
+    let beat: NodeJS.Timeout | undefined
     try {
+      client.once('error', lose)
       await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [key])
-      return await work()
+      beat = setInterval(() => {
+        client.query({ text: 'select 1', query_timeout: lockBeatLimitMs } as pg.QueryConfig).catch(lose)
+      }, lockBeatMs)
+      return await work(lost.signal)
     } catch (error) {
       throw asAppError(error)
     } finally {
-      await client.query('select pg_advisory_unlock(hashtextextended($1, 0))', [key]).catch(() => {
-        broken = true
-      })
-      giveBack(broken)
+      clearInterval(beat)
+      client.off('error', lose)
+      const unlock = { text: 'select pg_advisory_unlock(hashtextextended($1, 0))', values: [key] }
+      // a lock that cannot be given back goes with its connection
+      if (!lost.signal.aborted)
+        await client.query({ ...unlock, query_timeout: lockBeatLimitMs } as pg.QueryConfig).catch(lose)
+      giveBack(lost.signal.aborted)
     }
   }
   // in this process, those who want the same lock wait here, so that they do not occupy a connection each
@@ -301,10 +326,10 @@ export function violatedConstraint(error: unknown): string | undefined {
   return (error as { constraint?: string })?.constraint
 }
 
-// connection exceptions (08), operator intervention (57P), a statement that took too long (57014), out of connections or
-// disk (53), and what Node says of sockets
+// connection exceptions (08), operator intervention (57P), a statement that took too long (57014) or waited too long for a
+// lock (55P03), out of connections or disk (53), and what Node says of sockets
 const outage =
-  /^(08|57P|57014|53)|^(ECONNREFUSED|ECONNRESET|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EPIPE|EHOSTUNREACH|ENETUNREACH)$/
+  /^(08|57P|57014|55P03|53)|^(ECONNREFUSED|ECONNRESET|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EPIPE|EHOSTUNREACH|ENETUNREACH)$/
 
 function asAppError(error: unknown): unknown {
   if (error instanceof AppError) return error

@@ -3,12 +3,22 @@ import type { HealthChecker } from './health.ts'
 import type { Subject } from './instance-table.ts'
 import type { ObservedInstance } from './runtime.ts'
 
+const unusedMs = 60_000
+
 /** Asks instances that are ready how they are, and remembers what that says for the next plan. */
-export function createChecks({ health, signal }: { health: HealthChecker; signal: AbortSignal }) {
+export function createChecks({
+  health,
+  now,
+  signal,
+}: {
+  health: HealthChecker
+  now: () => number
+  signal: AbortSignal
+}) {
   /** how often in a row an instance did not answer */
   const silent = new Map<string, number>()
-  /** users whose instance had no session at the last check */
-  const unused = new Set<string>()
+  /** since when users' instances have had no session at any check */
+  const unusedSince = new Map<string, number>()
 
   return {
     /**
@@ -28,8 +38,8 @@ export function createChecks({ health, signal }: { health: HealthChecker; signal
       if (!address || (observed && !found)) return null
       const answer = await health.ask(address, statementAudience(userId, row.generation), signal)
       if (signal.aborted) return null
-      if (answer?.sessions === 0) unused.add(userId)
-      else unused.delete(userId)
+      if (answer?.sessions !== 0) unusedSince.delete(userId)
+      else if (!unusedSince.has(userId)) unusedSince.set(userId, now())
       if (!answer) {
         if (counts) silent.set(userId, (silent.get(userId) ?? 0) + 1)
         return null
@@ -39,14 +49,15 @@ export function createChecks({ health, signal }: { health: HealthChecker; signal
     },
 
     silentChecks: (userId: string) => silent.get(userId) ?? 0,
-    isUnused: (userId: string) => unused.has(userId),
+    /** For long enough that nobody is just about to come back, e.g. after a restart of the control plane. */
+    isUnused: (userId: string) => now() - (unusedSince.get(userId) ?? Number.POSITIVE_INFINITY) >= unusedMs,
     /** It had its time to answer: no further check is needed. */
     giveUp: (userId: string) => void silent.set(userId, Number.MAX_SAFE_INTEGER),
     /** It was seen alive, or is another one now. */
     forgive: (userId: string) => void silent.delete(userId),
     forget(userId: string): void {
       silent.delete(userId)
-      unused.delete(userId)
+      unusedSince.delete(userId)
     },
   }
 }

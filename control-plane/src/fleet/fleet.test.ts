@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
+import { setTimeout as delay } from 'node:timers/promises'
 import { cloneDatabase } from '@sdp-mcp/migrations/testing'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
 import { createActivity } from '../activity.ts'
@@ -223,19 +224,38 @@ describe('an instance', () => {
     expect((await fleet.ensureReady(userId, ready)).generation).toBe(6)
   })
 
-  test('is moved to another image only while nobody uses it', async () => {
+  test('is moved to another image only when nobody has used it for a while, nor comes back meanwhile', async () => {
     const { fleet: before, engine } = await open({ image: 'img:1' })
     const userId = await addUser()
     await before.ensureReady(userId, ready)
     await before.close()
     const [instance] = engine.running(userId)
+    const image = () => engine.running(userId)[0]?.observed.image
     instance!.sessions = 1
-    const { fleet } = await open({ engine, image: 'img:2' })
+    const { fleet, routes, skip } = await open({ engine, image: 'img:2' })
     await fleet.reconcileAll()
-    expect(engine.running(userId)[0]?.observed.image).toBe('img:1')
+    skip(120)
+    await fleet.reconcileAll()
+    expect(image()).toBe('img:1')
+    // a client that was cut off together with the last control plane needs a moment
     instance!.sessions = 0
     await fleet.reconcileAll()
-    await eventually('moved', () => engine.running(userId)[0]?.observed.image === 'img:2')
+    await fleet.reconcileAll()
+    expect(image()).toBe('img:1')
+    skip(61)
+    const comesBack = eventually('the door is closed', () => routes.get(userId) === null).then(() => {
+      instance!.sessions = 1
+    })
+    await fleet.reconcileAll()
+    await comesBack
+    await eventually('the door is open again', () => routes.get(userId)?.generation === 1)
+    expect([image(), engine.stops]).toEqual(['img:1', 0])
+    expect(await known(userId)).toMatchObject({ state: 'ready' })
+    instance!.sessions = 0
+    await fleet.reconcileAll()
+    skip(61)
+    await fleet.reconcileAll()
+    await eventually('moved', () => image() === 'img:2')
   })
 })
 
@@ -782,6 +802,35 @@ describe('of two control planes', () => {
     await eventually('started again', async () => (await known(userId)).state === 'ready')
   }, 40_000)
 
+  test('neither takes a wake by the other for a foreign hand', async () => {
+    const one = await open()
+    const two = await open({ engine: one.engine })
+    const userId = await addUser()
+    const route = await one.fleet.ensureReady(userId, ready)
+    // both have seen when it was started
+    await two.fleet.reconcile(userId)
+    expect(await one.fleet.sleep(userId)).toBe(true)
+    await delay(20)
+    await one.fleet.ensureReady(userId, ready)
+    expect(one.engine.instances.size).toBe(1)
+    await two.fleet.reconcile(userId)
+    await two.fleet.reconcileAll()
+    expect(await known(userId)).toMatchObject({ state: 'ready', failures: 0, address: route.address })
+    expect([one.engine.starts, one.engine.stops]).toEqual([2, 1])
+  })
+
+  test('a start by a foreign hand is noticed at the next look, also by the one that did not start it', async () => {
+    const one = await open()
+    const two = await open({ engine: one.engine })
+    const userId = await addUser()
+    await one.fleet.ensureReady(userId, ready)
+    const [instance] = one.engine.running(userId)
+    instance!.observed.startedAt = new Date(instance!.observed.startedAt!.getTime() + 1_000)
+    await two.fleet.reconcile(userId)
+    expect(one.engine.stops).toBe(1)
+    await eventually('started anew', async () => (await known(userId)).state === 'ready')
+  })
+
   test('a user may be served by the one that does not lead', async () => {
     const one = await open()
     const two = await open({ engine: one.engine })
@@ -888,6 +937,23 @@ describe('a move to another image', () => {
     expect(await known(userId)).toMatchObject({ state: 'ready', generation: 1 })
   })
 
+  test('of a user who is changed meanwhile ends the old one, which knows nothing of the change', async () => {
+    const { fleet, engine, routes } = await open()
+    const userId = await addUser()
+    await fleet.ensureReady(userId, ready)
+    engine.running(userId)[0]!.sessions = 1
+    await fleet.moveTo(userId, 'img:2', { drainSeconds: 60 })
+    expect(engine.running(userId)).toHaveLength(2)
+    // as PATCH /v1/users/:username does it
+    await change(userId, 'generation = generation + 1')
+    await fleet.reconcile(userId)
+    await eventually('the new definition runs alone', () => {
+      const running = engine.running(userId)
+      return running.length === 1 && running[0]!.observed.generation === 3
+    })
+    await eventually('nobody is sent to the old one', () => routes.get(userId)?.draining === null)
+  })
+
   test('of a user who is suspended meanwhile ends both', async () => {
     const { fleet, engine } = await open()
     const userId = await addUser()
@@ -899,6 +965,42 @@ describe('a move to another image', () => {
     expect(engine.running(userId)).toEqual([])
     expect(await known(userId)).toMatchObject({ state: 'stopped', reason_code: 'suspended' })
   })
+})
+
+test('one who wakes on a full host is told so, sleeps on, and is served as soon as there is room', async () => {
+  const { fleet, engine } = await open({
+    config: { capacity: { maxInstances: 1, requestMb: 1, reserveMb: 0 } },
+  })
+  const [early, late] = [await addUser(), await addUser()]
+  await fleet.ensureReady(early, ready)
+  expect(await fleet.sleep(early)).toBe(true)
+  await fleet.ensureReady(late, ready)
+  for (let knock = 0; knock < 3; knock++)
+    await expect(fleet.ensureReady(early, ready)).rejects.toMatchObject({ code: 'capacity-exhausted', status: 503 })
+  expect(await known(early)).toMatchObject({ state: 'stopped', reason_code: 'idle', failures: 0, retry_at: null })
+  await fleet.reconcileAll()
+  expect(engine.starts).toBe(2)
+  expect(await fleet.sleep(late)).toBe(true)
+  await fleet.ensureReady(early, ready)
+})
+
+test('what cannot be tidied up keeps nobody from being looked after', async () => {
+  const engine = createMemoryEngine()
+  const runtime = createMemoryRuntime(engine)
+  const { fleet } = await open({
+    engine,
+    runtime: {
+      ...runtime,
+      async tidy() {
+        throw new Error('a network stays in use')
+      },
+    },
+  })
+  const userId = await addUser()
+  await fleet.ensureReady(userId, ready)
+  await runtime.remove(engine.running(userId)[0]!.observed.id)
+  await fleet.reconcileAll()
+  await eventually('made anew', () => engine.running(userId).length === 1)
 })
 
 test('a host that is full starts nobody more, and says why', async () => {

@@ -26,7 +26,7 @@ import {
   RuntimeError,
   stopGraceSeconds,
 } from './runtime.ts'
-import { createSleeper } from './sleeper.ts'
+import { createSleeper, heardMs } from './sleeper.ts'
 import { createStartWatch } from './start-watch.ts'
 
 /**
@@ -143,13 +143,14 @@ export function createFleet(options: FleetOptions): Fleet {
   const { db, runtime, config, activity, log, now, bootFor, onRoute, beforeStop, beforeRemove, afterRemove } = options
   const { random = Math.random, reach = () => {}, observe } = options
   const origin = randomBytes(6).toString('hex')
+  const lookGate = createGate(concurrentLooks)
   const checkGate = createGate(concurrentChecks)
   // apart from looks, so that whoever wakes an instance does not stand in line behind those that move
   const moveGate = createGate(4)
   const health = createHealthChecker()
   const closing = new AbortController()
-  const locked = <T>(userId: string, work: () => Promise<T>) => db.withLock(lockOf(userId), work)
-  const checks = createChecks({ health, signal: closing.signal })
+  const locked = <T>(userId: string, work: (lost: AbortSignal) => Promise<T>) => db.withLock(lockOf(userId), work)
+  const checks = createChecks({ health, now, signal: closing.signal })
   const table = createInstanceTable({ db, image: config.image, origin, now })
   const ports = createPorts({ table, range: config.portRange, now })
   const capacity = createCapacity({ runtime, limits: config.capacity, now })
@@ -161,8 +162,6 @@ export function createFleet(options: FleetOptions): Fleet {
   /** where each user's instance was last seen ready; what onRoute was told */
   const routes = new Map<string, InstanceRoute>()
   const retries = new Map<string, NodeJS.Timeout>()
-  /** when each container was started, as far as we saw it: another time means another hand */
-  const startedAt = new Map<string, number>()
   /** users whose instance slept before the start under way */
   const woken = new Set<string>()
   let sweepTimer: NodeJS.Timeout | undefined
@@ -200,12 +199,12 @@ export function createFleet(options: FleetOptions): Fleet {
   // ---- looking at one user -----------------------------------------------------------------------------------------
 
   const looks = createLooks({
-    concurrent: concurrentLooks,
-    look: (userId, asked) => locked(userId, () => look(userId, asked())),
+    // the lock first: a user whom another control plane holds must not keep everybody else waiting
+    look: (userId, begin) => locked(userId, lost => lookGate.run(() => look(userId, begin(), lost))),
   })
   const reconcile: Fleet['reconcile'] = (userId, { asked } = {}) => looks.at(userId, asked)
 
-  async function look(userId: string, asked: Situation['asked']): Promise<void> {
+  async function look(userId: string, asked: Situation['asked'], lost: AbortSignal): Promise<void> {
     if (closing.signal.aborted) return
     let [subject, listed] = await Promise.all([
       read(userId),
@@ -221,12 +220,15 @@ export function createFleet(options: FleetOptions): Fleet {
       ;[subject, listed] = await Promise.all([read(userId), runtime.list(userId)])
     }
     const actions = plan(situationOf(subject, listed, asked))
-    for (const { id, startedAt: at } of listed) if (at && !startedAt.has(id)) startedAt.set(id, at.getTime())
-    for (const action of actions) await act(userId, subject, listed, action)
+    for (const action of actions) {
+      // somebody else may be at it by now
+      lost.throwIfAborted()
+      await act(userId, subject, listed, action)
+    }
     const current = listed.find(({ id, running }) => running && id === subject?.row?.containerId)
     // ready, but not by our own eyes, or somebody doubts it
     if (subject?.row?.state === 'ready' && current && actions.length === 0)
-      if (asked || routes.get(userId)?.address !== current.address) watchHealth(subject, current)
+      if (asked || routes.get(userId)?.address !== current.address) startWatch.begin(subject, current)
   }
 
   function situationOf(subject: Subject | null, observed: ObservedInstance[], asked: Situation['asked']): Situation {
@@ -238,9 +240,7 @@ export function createFleet(options: FleetOptions): Fleet {
       observed: move ? observed.filter(({ generation }) => generation !== move.generation) : observed,
       now: new Date(now()),
       ...(asked ? { asked } : {}),
-      restartedByOthers: observed.some(
-        ({ id, startedAt: at }) => at && (startedAt.get(id) ?? at.getTime()) !== at.getTime(),
-      ),
+      restartedByOthers: observed.some(one => isRestarted(one, subject?.row)),
       silentChecks: subject ? checks.silentChecks(subject.wanted.userId) : 0,
       unused: subject !== null && !move && checks.isUnused(subject.wanted.userId),
       random: random(),
@@ -261,7 +261,6 @@ export function createFleet(options: FleetOptions): Fleet {
         return
       }
       log.info({ id: action.id, userId, because: action.because }, 'fleet.instance.removing')
-      startedAt.delete(action.id)
       await runtime.remove(action.id).catch(rethrow)
       if (action.because === 'user-removed') reach('remove.container')
       return
@@ -277,7 +276,7 @@ export function createFleet(options: FleetOptions): Fleet {
         const { row } = subject
         if (row?.state !== 'starting' || row.containerId !== found.id)
           await record(subject, { state: 'starting', ...nothingKnown, ...identity(found) })
-        watchHealth(subject, found)
+        startWatch.begin(subject, found)
         return
       }
       case 'stop':
@@ -347,7 +346,7 @@ export function createFleet(options: FleetOptions): Fleet {
         else woken.delete(userId)
         await record(subject, { ...subject.row!, ...nothingKnown, ...identity(started), changedAt: new Date(now()) })
         checks.forgive(userId)
-        watchHealth(subject, started)
+        startWatch.begin(subject, started)
         return
       } catch (error) {
         if (error instanceof AppError && error.code === 'database-unavailable') throw error
@@ -361,6 +360,8 @@ export function createFleet(options: FleetOptions): Fleet {
           await engineFailed(subject, error)
           throw toAppError(error)
         }
+        // it goes on sleeping: no failure of its own, and nothing to be tried again when nobody is there any more
+        if (slept && error instanceof AppError && error.code === 'capacity-exhausted') throw error
         return failInstance(subject, fail(situationOf(subject, [], undefined), whyNotStarted(error, log), null))
       }
     }
@@ -376,6 +377,7 @@ export function createFleet(options: FleetOptions): Fleet {
       ...nothingKnown,
       containerId: null,
       address: null,
+      startedAt: null,
       generation: subject.wanted.generation,
       image: subject.wanted.image,
       failures: subject.row?.generation === subject.wanted.generation ? subject.row.failures : 0,
@@ -399,12 +401,28 @@ export function createFleet(options: FleetOptions): Fleet {
     log.info({ userId, username, because }, 'fleet.instance.replacing')
     // new requests wait for the new one from here on; what is under way has the grace to end
     closeDoor(userId)
-    const { address, generation } = subject.row ?? {}
+    const before = subject.row
     await record(subject, { state: 'draining', ...nothingKnown, address: null })
-    if (address && generation) await lastWords(userId, { address, generation })
+    if (before?.address) {
+      const { address, generation } = before
+      // another image or other limits can wait until whoever slipped in is done
+      if (because !== 'generation' && (await isUsed(userId, before))) {
+        await record(subject, before)
+        setRoute(userId, { address, generation, draining: null })
+        return
+      }
+      await lastWords(userId, { address, generation })
+    }
     await runtime.stop(id, stopGraceSeconds).catch(rethrow)
     await startInstance(subject)
     await runtime.remove(id).catch(error => log.warn({ error, id }, 'fleet.instance.leftover'))
+  }
+
+  /** After the door was closed: whether somebody is there all the same. */
+  async function isUsed(userId: string, { address, generation }: InstanceRow): Promise<boolean> {
+    await delay(heardMs)
+    const answer = address && (await health.ask(address, statementAudience(userId, generation), closing.signal))
+    return answer ? answer.sessions > 0 || answer.inFlight > 0 : false
   }
 
   // ---- watching a start --------------------------------------------------------------------------------------------
@@ -432,11 +450,6 @@ export function createFleet(options: FleetOptions): Fleet {
       await reconcile(userId)
     },
   })
-
-  function watchHealth(subject: Subject, found: ObservedInstance): void {
-    if (found.startedAt) startedAt.set(found.id, found.startedAt.getTime())
-    startWatch.begin(subject, found)
-  }
 
   // ---- failing -----------------------------------------------------------------------------------------------------
 
@@ -555,11 +568,14 @@ export function createFleet(options: FleetOptions): Fleet {
     const leads = leadership?.leading() ?? false
     let observed: ObservedInstance[] | null = null
     try {
-      if (leads) await runtime.tidy()
       observed = await runtime.list()
     } catch (error) {
       log.warn({ error }, 'fleet.sweep.engine-unreachable')
     }
+    if (leads && observed)
+      await runtime
+        .tidy()
+        .catch(error => log.warn({ error }, 'fleet.tidy.failed: what is left over stays for the next time'))
     // read after listing: whatever has a container by now had a user before
     const [subjects, seen] = await Promise.all([table.readAll(), leads ? activity.read() : new Map<string, Seen>()])
     const byUser = Map.groupBy(observed ?? [], ({ userId }) => userId)
@@ -683,6 +699,7 @@ export function createFleet(options: FleetOptions): Fleet {
       await runtime.remove(found.id).catch(rethrow)
     },
     look: userId => reconcile(userId).catch(report),
+    leading: () => leadership?.leading() ?? false,
     explain: error =>
       error instanceof RuntimeError ? toAppError(error) : error instanceof AppError ? error : undefined,
     reach,
@@ -744,6 +761,12 @@ export function createFleet(options: FleetOptions): Fleet {
 
 const lockOf = (userId: string) => `sdp-mcp fleet ${userId}`
 
-function identity({ id, address, generation, image }: ObservedInstance) {
-  return { containerId: id, address, generation, image }
+function identity({ id, address, generation, image, startedAt }: ObservedInstance) {
+  return { containerId: id, address, generation, image, startedAt }
+}
+
+/** Whether the container runs since another time than we know: somebody else started it again. */
+function isRestarted({ id, startedAt }: ObservedInstance, row: InstanceRow | null | undefined): boolean {
+  if (!startedAt || !row?.startedAt || row.containerId !== id) return false
+  return row.startedAt.getTime() !== startedAt.getTime()
 }

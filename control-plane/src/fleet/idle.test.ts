@@ -22,6 +22,8 @@ test.for([
   ['a silent stream', { seen: seen(200, 0), readySince: ago(300), inFlight: 0 }, false],
   ['a stream silent for longer than streams may be', { seen: seen(481, 0), readySince: ago(500), inFlight: 0 }, true],
   ['a stream noted by another control plane', { seen: seen(200, 0.5), readySince: ago(300), inFlight: 0 }, false],
+  ['used at a time that is still to come', { seen: seen(-1_440), readySince: ago(300), inFlight: 0 }, true],
+  ['up since a time that is still to come', { seen: seen(5), readySince: ago(-1_440), inFlight: 0 }, false],
   ['a stream of a control plane that is gone', { seen: seen(200, 5), readySince: ago(300), inFlight: 0 }, true],
 ] as const)('%s', ([, situation, expected]) => {
   expect(isIdle({ ...situation, now }, limits)).toBe(expected)

@@ -21,5 +21,7 @@ export function isIdle(
   const streaming = seen !== undefined && now - seen.streamedAt <= streamBelievedMs
   const limitMs = streaming ? streamStopAfterMs : stopAfterMs
   if (limitMs === null) return false
-  return now - Math.max(readySince, seen?.activeAt ?? 0) >= limitMs
+  // what is still to come was written by a clock that was ahead
+  const times = [readySince, seen?.activeAt ?? 0].filter(time => time <= now)
+  return now - Math.max(0, ...times) >= limitMs
 }

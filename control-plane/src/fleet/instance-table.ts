@@ -3,7 +3,13 @@ import type { InstanceState, Known, Wanted } from './plan.ts'
 
 /** Reads what is wanted and known of users, and writes tables instances and instance_moves. Everything here runs under the user's lock. */
 
-export type InstanceRow = Known & { port: number | null; address: string | null; image: string | null }
+export type InstanceRow = Known & {
+  port: number | null
+  address: string | null
+  image: string | null
+  /** of its container, as the engine tells it; null: not known */
+  startedAt: Date | null
+}
 
 /** The second instance of a user who is being moved to another image. */
 export type Move = {
@@ -15,6 +21,8 @@ export type Move = {
   address: string | null
   containerId: string | null
   drainUntil: Date | null
+  /** the generation that became the user's when this one began to drain; null: not known */
+  swappedTo: number | null
 }
 
 export type Subject = {
@@ -51,6 +59,7 @@ type SubjectRow = {
   failures: number
   retry_at: Date | null
   changed_at: Date
+  started_at: Date | null
   phase: Move['phase'] | null
   move_image: string
   move_generation: number
@@ -58,15 +67,16 @@ type SubjectRow = {
   move_address: string | null
   move_container_id: string | null
   drain_until: Date | null
+  swapped_to: number | null
 }
 
 const subjectSql = `
   select u.id, u.username, u.generation::integer, u.wanted, u.suspended, coalesce(p.image, d.image) as wanted_image,
          exists (select from oauth_tokens t where t.user_id = u.id and t.refresh_token_sealed is not null) as connected,
          i.state, i.reason_code, i.reason, i.port, i.address, i.container_id, i.image,
-         i.generation::integer as known_generation, i.failures, i.retry_at, i.changed_at,
+         i.generation::integer as known_generation, i.failures, i.retry_at, i.changed_at, i.started_at,
          m.phase, m.image as move_image, m.generation::integer as move_generation, m.port as move_port,
-         m.address as move_address, m.container_id as move_container_id, m.drain_until
+         m.address as move_address, m.container_id as move_container_id, m.drain_until, m.swapped_to::integer
     from users u
     left join instances i on i.user_id = u.id
     left join instance_moves m on m.user_id = u.id
@@ -116,6 +126,7 @@ export function createInstanceTable({
         port: row.port,
         address: row.address,
         image: row.image,
+        startedAt: row.started_at,
       },
       move: row.phase && {
         phase: row.phase,
@@ -125,6 +136,7 @@ export function createInstanceTable({
         address: row.move_address,
         containerId: row.move_container_id,
         drainUntil: row.drain_until,
+        swappedTo: row.swapped_to,
       },
     }
   }
@@ -173,6 +185,7 @@ export function createInstanceTable({
         port: null,
         address: null,
         image: null,
+        startedAt: null,
         ...subject.row,
         changedAt: new Date(now()),
         ...change,
@@ -180,10 +193,10 @@ export function createInstanceTable({
       try {
         await db.query(
           `with written as (
-             insert into instances (user_id, state, reason_code, reason, port, address, container_id, image, generation, failures, retry_at, changed_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             insert into instances (user_id, state, reason_code, reason, port, address, container_id, image, generation, failures, retry_at, changed_at, started_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $15)
              on conflict (user_id) do update set state = $2, reason_code = $3, reason = $4, port = $5, address = $6,
-               container_id = $7, image = $8, generation = $9, failures = $10, retry_at = $11, changed_at = $12
+               container_id = $7, image = $8, generation = $9, failures = $10, retry_at = $11, changed_at = $12, started_at = $15
              returning user_id)
            select pg_notify($13, $14 || ' ' || user_id) from written`,
           [
@@ -201,6 +214,7 @@ export function createInstanceTable({
             row.changedAt,
             instanceChannel,
             origin,
+            row.startedAt,
           ],
         )
       } catch (error) {
@@ -268,6 +282,7 @@ export function createInstanceTable({
           address: null,
           containerId: null,
           drainUntil: null,
+          swappedTo: null,
         }
       })
     },
@@ -284,7 +299,7 @@ export function createInstanceTable({
     async swap(
       subject: Subject,
       move: Move,
-      to: { containerId: string; address: string; drainUntil: Date },
+      to: { containerId: string; address: string; startedAt: Date | null; drainUntil: Date },
     ): Promise<boolean> {
       const { userId } = subject.wanted
       const before = subject.row
@@ -300,13 +315,13 @@ export function createInstanceTable({
         await tx.query('delete from instance_moves where user_id = $1', [userId])
         await tx.query(
           `update instances set state = 'ready', reason_code = null, reason = null, retry_at = null, failures = 0, port = $2,
-                  address = $3, container_id = $4, image = $5, generation = $6, changed_at = $7 where user_id = $1`,
-          [userId, move.port, to.address, to.containerId, move.image, move.generation, new Date(now())],
+                  address = $3, container_id = $4, image = $5, generation = $6, changed_at = $7, started_at = $8 where user_id = $1`,
+          [userId, move.port, to.address, to.containerId, move.image, move.generation, new Date(now()), to.startedAt],
         )
         await tx.query(
-          `insert into instance_moves (user_id, phase, image, generation, port, address, container_id, drain_until)
-           values ($1, 'draining', $2, $3, $4, $5, $6, $7)`,
-          [userId, beforeImage ?? '', generation, port, address, containerId, to.drainUntil],
+          `insert into instance_moves (user_id, phase, image, generation, port, address, container_id, drain_until, swapped_to)
+           values ($1, 'draining', $2, $3, $4, $5, $6, $7, $8)`,
+          [userId, beforeImage ?? '', generation, port, address, containerId, to.drainUntil, move.generation],
         )
         await notify(tx, userId)
         return true

@@ -1,34 +1,24 @@
-import { createGate } from './gate.ts'
 import type { Situation } from './plan.ts'
 
 type Asked = Situation['asked']
 type Look = { begun: boolean; asked: Asked; done: Promise<void>; next: Look | null }
 
 /**
- * Looks at users, at most `concurrent` at once. Calls for one user share one look; a call during a look causes one more
+ * Looks at users, one look at a time for each. Calls for one user share one look; a call during a look causes one more
  * after it, because what the caller changed may have been missed by the look under way.
  *
- * @param look - looks at one user and does what is to do; `begun` is called when it reads from then on
+ * @param look - looks at one user and does what is to do; calls `begin` before it reads, which tells who asked by then
  */
-export function createLooks({
-  concurrent,
-  look,
-}: {
-  concurrent: number
-  look(userId: string, asked: () => Asked): Promise<void>
-}) {
+export function createLooks({ look }: { look(userId: string, begin: () => Asked): Promise<void> }) {
   const looks = new Map<string, Look>()
-  const gate = createGate(concurrent)
 
   async function run(userId: string, current: Look): Promise<void> {
     looks.set(userId, current)
     try {
-      await gate.run(() =>
-        look(userId, () => {
-          current.begun = true
-          return current.asked
-        }),
-      )
+      await look(userId, () => {
+        current.begun = true
+        return current.asked
+      })
     } finally {
       if (!current.next) looks.delete(userId)
     }

@@ -20,7 +20,8 @@ import { type Limits, type ObservedInstance, type Runtime, RuntimeError } from '
  */
 export type Mover = ReturnType<typeof createMover>
 
-const drainLookMs = 1_000
+const shortestDrainLookMs = 1_000
+const longestDrainLookMs = 10_000
 const proofMs = 20_000
 
 export function createMover(parts: {
@@ -45,6 +46,7 @@ export function createMover(parts: {
   /** stops an instance in order and removes it */
   remove(userId: string, found: ObservedInstance): Promise<void>
   look(userId: string): Promise<void>
+  leading(): boolean
   /** a failure that has a code of its own */
   explain(error: unknown): AppError | undefined
   reach: ReachFaultPoint
@@ -89,7 +91,14 @@ export function createMover(parts: {
       )
       reach('move.checked')
       const drainUntil = new Date(now() + drainSeconds * 1000)
-      if (!(await table.swap(subject, move, { containerId: started.id, address, drainUntil })))
+      if (
+        !(await table.swap(subject, move, {
+          containerId: started.id,
+          address,
+          startedAt: started.startedAt,
+          drainUntil,
+        }))
+      )
         throw changedMeanwhile(username)
       reach('move.swapped')
       const draining = old.address ? { address: old.address, generation: old.generation } : null
@@ -121,7 +130,7 @@ export function createMover(parts: {
     if (!address || !containerId || row?.state !== 'ready' || wanted.state !== 'running') return false
     if (!(await health.ask(address, statementAudience(wanted.userId, generation), signal))) return false
     const drainUntil = new Date(now() + drainSeconds * 1000)
-    if (!(await table.swap(subject, move, { containerId, address, drainUntil }))) return false
+    if (!(await table.swap(subject, move, { containerId, address, startedAt: null, drainUntil }))) return false
     const draining = row.address ? { address: row.address, generation: row.generation } : null
     parts.setRoute(wanted.userId, { address, generation, draining })
     log.info({ userId: wanted.userId, image: move.image, generation }, 'fleet.move.swapped-back')
@@ -193,31 +202,49 @@ export function createMover(parts: {
     const found = observed.find(({ generation }) => generation === move.generation)
     // after a way back the next generation may be that of the instance that drains
     const clash = move.generation === wanted.generation && move.generation !== subject.row?.generation
+    // the user was changed since: what drains would go on with the settings of before
+    const outdated = move.phase === 'draining' && move.swappedTo !== null && move.swappedTo !== wanted.generation
     const over =
-      clash || move.phase === 'preparing' || wanted.state !== 'running' || (await isDrained(wanted.userId, move, found))
+      clash ||
+      outdated ||
+      move.phase === 'preparing' ||
+      wanted.state !== 'running' ||
+      (await isDrained(wanted.userId, move, found))
     if (over) await end(subject, move, observed)
     else watchDrain(subject)
     return over
   }
 
-  /** Follows a drain to its end, once for each user. */
+  /**
+   * Follows a drain to its end, once for each user. Only the old instance itself is asked, ever more seldom: clients may
+   * hold on to it for minutes. The leader's sweep begins this again where it ended too early.
+   */
   function watchDrain({ wanted: { userId }, move }: Subject): void {
     if (move?.phase !== 'draining' || watched.has(userId)) return
     watched.add(userId)
     void (async () => {
-      while (!signal.aborted) {
-        await delay(drainLookMs, undefined, { signal, ref: false }).catch(() => {})
+      for (let pauseMs = shortestDrainLookMs; !signal.aborted; pauseMs = Math.min(pauseMs * 1.2, longestDrainLookMs)) {
+        await delay(pauseMs, undefined, { signal, ref: false }).catch(() => {})
         // read anew: a way back makes the other one drain
-        const [subject, observed] = await Promise.all([table.read(userId), runtime.list(userId)]).catch(() => [])
-        if (!observed) continue
-        const current = subject?.move
+        const current = await table.read(userId).then(
+          subject => subject?.move ?? null,
+          () => undefined,
+        )
+        if (current === undefined) continue
         if (current?.phase !== 'draining') break
-        const found = observed.find(({ generation }) => generation === current.generation)
-        if (!(await isDrained(userId, current, found))) continue
+        if (await holds(userId, current)) continue
         await parts.look(userId)
+        if (!parts.leading()) break
       }
       watched.delete(userId)
     })()
+  }
+
+  /** Whether the old instance says that somebody is still there, and it still may be. */
+  async function holds(userId: string, { address, generation, drainUntil }: Move): Promise<boolean> {
+    if (!address || (drainUntil?.getTime() ?? 0) <= now()) return false
+    const answer = await health.ask(address, statementAudience(userId, generation), signal)
+    return answer !== null && (answer.inUse ?? answer.sessions) > 0
   }
 
   return { moveTo, settle, watchDrain }

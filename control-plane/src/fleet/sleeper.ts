@@ -10,7 +10,7 @@ import { type InstanceRow, type InstanceTable, nothingKnown, type Subject } from
 import { type Runtime, stopGraceSeconds } from './runtime.ts'
 
 /** other control planes have heard of a change by now */
-const heardMs = 300
+export const heardMs = 300
 
 /** Puts instances to sleep that nobody uses. */
 export function createSleeper(parts: {

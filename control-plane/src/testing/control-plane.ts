@@ -111,7 +111,7 @@ export async function startControlPlane(
   const activity = createActivity({ db, now, log })
   const control = createInstanceControl({ signer })
   const metrics = createMetrics({ activity, version: 'test' })
-  const attempts = createAttempts()
+  const attempts = createAttempts({ elapsed: now })
   const doors = createDoors(config, log)
   const { checkCapacity } = fleet
   const clients =

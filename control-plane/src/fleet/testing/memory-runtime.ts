@@ -138,7 +138,8 @@ export function createMemoryRuntime(engine: MemoryEngine): Runtime {
         sessions: 0,
         inFlight: 0,
         observed: {
-          id: `memory-${nextId++}`,
+          // one that stopped is started again, as an engine does it
+          id: existing?.observed.id ?? `memory-${nextId++}`,
           userId: boot.user.id,
           generation: boot.generation,
           image,
