@@ -27,6 +27,7 @@ import { createProcessRuntime } from './fleet/process-runtime.ts'
 import { selfCheck } from './fleet/self-check.ts'
 import { createAdminTokens, createStatementSigner } from './identity.ts'
 import { controlTargets, createInstanceControl } from './instance-control.ts'
+import { watchInstanceTransactions } from './instance-transactions.ts'
 import { createKeyring } from './keyring.ts'
 import { createLog } from './log.ts'
 import { createMasterKey } from './master-key.ts'
@@ -220,6 +221,7 @@ const adminApp = await buildAdminApp({
 
 const retention = keepRetention({ db, days: config.auditRetentionDays, log })
 await fleet.start().catch(fail)
+const transactions = watchInstanceTransactions({ db, log, leading: fleet.leading, ended: metrics.transactionEnded })
 const collecting = setInterval(() => {
   if (fleet.leading())
     void controlTargets({ db, routes })
@@ -277,6 +279,7 @@ function end(why: string): Promise<void> {
     await routes.close()
     await directory.close()
     await retention.close()
+    await transactions.close()
     await masterKey.close()
     await runtime.close()
     await db.close()

@@ -53,6 +53,11 @@ export function createMetrics({ activity, version }: { activity: Pick<Activity, 
     labelNames: ['code'] as const,
     registers,
   })
+  const transactionsEnded = new Counter({
+    name: 'sdp_mcp_instance_transactions_ended_total',
+    help: 'Database transactions of instances that were ended because they lasted too long.',
+    registers,
+  })
   const sweeps = new Histogram({
     name: 'sdp_mcp_sweep_seconds',
     help: 'Time of a look at everybody.',
@@ -170,6 +175,8 @@ export function createMetrics({ activity, version }: { activity: Pick<Activity, 
         sessions.set(open)
       },
     } satisfies FleetObserver,
+
+    transactionEnded: () => transactionsEnded.inc(),
 
     proxy: {
       callDone(route, outcome, durationMs) {

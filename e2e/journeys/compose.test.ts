@@ -188,6 +188,25 @@ test('up from nothing serves the journey of an admin and a technician, and the r
   )
   await rotate('--forget-old-master-keys')
 
+  // from inside the instance the control plane's container is on the same network, and says nothing on either listener
+  const { containerId } = (await admin('GET', '/v1/users/alice')).body.instance
+  const heard = await run(
+    'docker',
+    [
+      ...['exec', containerId, 'node', '-e'],
+      `const net = require('node:net')
+       const hear = ([host, port]) => new Promise(done => {
+         let text = 'open '
+         const socket = net.connect({ host, port, timeout: 3000 }, () => socket.write('GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n'))
+         socket.on('data', data => { text += data.toString('latin1').slice(0, 12) }).on('close', () => done(text))
+         socket.on('error', error => { if (error.code !== 'ECONNRESET') text = error.code }).on('timeout', () => socket.destroy())
+       })
+       Promise.all([['sdp-mcp-control-plane', ${ports.http}], ['sdp-mcp-control-plane', ${ports.admin}], ['sdp-mcp-simulator', 8080]].map(hear)).then(all => process.stdout.write(JSON.stringify(all)))`,
+    ],
+    { env: environment },
+  )
+  expect(JSON.parse(heard.stdout)).toEqual(['open ', 'open ', expect.stringMatching(/^open HTTP\/1\.1 \d{3}/)])
+
   // nothing secret in what the engine tells of any container
   const docker = new Docker({ socketPath: inject('engine').socket })
   const secretTexts = await Promise.all(

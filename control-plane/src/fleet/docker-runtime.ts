@@ -9,7 +9,7 @@ import { type EngineRequest, engineStatus, isGone, toRuntimeError } from './dock
 import { demultiplex } from './docker-logs.ts'
 import { createGate } from './gate.ts'
 import { type InstanceSpec, limitsKey, type ObservedInstance, type Runtime, RuntimeError } from './runtime.ts'
-import { candidates, formatSubnet, parseSubnet, prefixFor, type Subnet } from './subnets.ts'
+import { candidates, formatSubnet, networkPeers, parseSubnet, type Subnet, userPrefix } from './subnets.ts'
 
 /** The only importer of dockerode: one hardened container and one bridge network for each user. */
 
@@ -60,15 +60,11 @@ type Owner = { id: string; username: string }
 export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
   const { installation, reach, networkPool, extraHosts = [], log } = options
   const engine = options.engine ?? defaultEngine
-  const peers = [
-    ...(reach === 'network' && options.controlPlaneContainer ? [options.controlPlaneContainer] : []),
-    ...(reach === 'network' ? (options.networkPeers ?? []) : []),
-  ]
+  const peers = networkPeers(options)
   if (reach === 'network' && !options.controlPlaneContainer)
     throw new Error('reach "network" needs the name of the control plane’s own container')
   const pool = parseSubnet(networkPool)
-  // room for two generations of the user's instance
-  const prefix = prefixFor(peers.length + 2)
+  const prefix = userPrefix(peers)
   const agent = new Agent({ keepAlive: true })
   const docker = new Docker({ ...engineAddress(engine), agent } as Docker.DockerOptions)
   const gate = createGate(concurrentCalls)
