@@ -8,8 +8,8 @@ import type { Logger } from './log.ts'
  * its session, so whoever stole one could hold the locks of a transaction for ever: on rows of that user, which an admin
  * may want to change, and on tables against a migration.
  */
-export const longestTransactionSeconds = 60
-const lookEveryMs = 15_000
+export const longestTransactionSeconds = 45
+const lookEveryMs = 10_000
 
 export type TransactionWatch = {
   /** Looks now. @returns how many were ended */
