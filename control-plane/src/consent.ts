@@ -168,12 +168,15 @@ export function createConsent({ db, users, connections, config }: Dependencies) 
 
     /**
      * The browser comes back from Zoho.
-     * @returns the user who is connected now
+     * @returns the user who is connected now, and what is not as it should be nevertheless
      * @throws AppError `connect-link-invalid`: forged, replayed, late, or from another browser
      * @throws AppError `consent-refused`: the person said no, or Zoho did
      * @throws AppError `data-center-wrong`; and what {@link Connections.authorize} throws
      */
-    async finish(answer: ConsentAnswer, cookie: string | undefined): Promise<{ username: string }> {
+    async finish(
+      answer: ConsentAnswer,
+      cookie: string | undefined,
+    ): Promise<{ username: string; warning: string | null }> {
       const { state } = answer
       const isPlausible = state !== undefined && secretPattern.test(state) && secretPattern.test(cookie ?? '')
       // looked up and used up in one statement: of two who come with one state, one is served
@@ -227,7 +230,7 @@ export function createConsent({ db, users, connections, config }: Dependencies) 
           'data-center-wrong',
         )
       const { clientId, clientSecret } = client()
-      await connections.authorize(
+      const { reason: warning } = await connections.authorize(
         username,
         { grantCode: answer.code, consent: { redirectUri, clientId, clientSecret: clientSecret.reveal() } },
         `user:${username}`,
@@ -236,7 +239,7 @@ export function createConsent({ db, users, connections, config }: Dependencies) 
         userId,
         hashOf(cookie!),
       ])
-      return { username }
+      return { username, warning }
     },
   }
 }

@@ -168,12 +168,8 @@ export function createDoors(
 ): { public: Door; admin: Door } {
   const { trustedProxies, hosts, origins, httpNetworks, adminNetworks } = config.doors
   const known = [new URL(config.publicUrl).hostname, config.instance.controlPlaneContainer, ...hosts]
-  const { networkPool } = config.instance
   const common = {
-    isInstance:
-      config.runtime === 'docker'
-        ? containerAddresses(parseSubnet(networkPool), userPrefix(networkPeers(config.instance)))
-        : () => false,
+    isInstance: instanceAddresses(config),
     trustedProxies,
     origins: [config.publicUrl, ...origins],
     hosts: known.filter(name => name !== undefined),
@@ -182,6 +178,15 @@ export function createDoors(
     public: createDoor({ ...common, allowedNetworks: httpNetworks, cors: true }, log),
     admin: createDoor({ ...common, allowedNetworks: adminNetworks, cors: false }, log),
   }
+}
+
+/** Tells addresses of instances, and of what else is on users' networks, from all others. */
+export function instanceAddresses({
+  instance,
+  runtime,
+}: Pick<Config, 'instance' | 'runtime'>): (address: string) => boolean {
+  if (runtime !== 'docker') return () => false
+  return containerAddresses(parseSubnet(instance.networkPool), userPrefix(networkPeers(instance)))
 }
 
 /** @returns undefined for an empty list */

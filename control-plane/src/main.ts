@@ -17,8 +17,11 @@ import { createConsent } from './consent.ts'
 import { prepareControlPlaneRole } from './database-setup.ts'
 import { createDb } from './db.ts'
 import { openDirectory } from './directory.ts'
-import { createDoors } from './door.ts'
+import { createDoors, instanceAddresses } from './door.ts'
 import { createDynamicCredentials } from './dynamic-credentials.ts'
+import { createEgress } from './egress/egress.ts'
+import { createEgressNotes } from './egress/notes.ts'
+import { createReach } from './egress/reach.ts'
 import { AppError } from './errors.ts'
 import { createFaultPoints } from './fault-points.ts'
 import { createDockerRuntime } from './fleet/docker-runtime.ts'
@@ -219,6 +222,18 @@ const adminApp = await buildAdminApp({
   door: doors.admin,
 })
 
+const egress =
+  config.instance.egress === 'restricted'
+    ? createEgress({
+        holderOf: signer.egressHolder,
+        reachOf: createReach({ db, users, allowedHosts: config.egress.allowedHosts, now }),
+        isInstance: instanceAddresses(config),
+        privateHosts: config.allowInsecureUpstream ? 'any' : config.allowedUpstreamHosts,
+        done: createEgressNotes({ db, metrics, now, log }),
+        log,
+      })
+    : undefined
+await egress?.listen({ host: '0.0.0.0', port: config.egress.port }).catch(fail)
 const retention = keepRetention({ db, days: config.auditRetentionDays, log })
 await fleet.start().catch(fail)
 const transactions = watchInstanceTransactions({ db, log, leading: fleet.leading, ended: metrics.transactionEnded })
@@ -278,6 +293,7 @@ function end(why: string): Promise<void> {
     await control.close()
     await routes.close()
     await directory.close()
+    await egress?.close()
     await retention.close()
     await transactions.close()
     await masterKey.close()
@@ -323,6 +339,14 @@ async function bootFor(userId: string, { generation, port }: { generation: numbe
     sdp: { ...settings.sdp, portal: settings.sdp.portal },
     allowInsecureUpstream: config.allowInsecureUpstream,
     allowedUpstreamHosts: [...config.allowedUpstreamHosts],
+    ...(config.instance.egress === 'restricted'
+      ? {
+          egress: {
+            proxy: `http://${config.instance.controlPlaneContainer}:${config.egress.port}`,
+            token: await signer.egressToken({ userId: id, generation }),
+          },
+        }
+      : {}),
     maxSessions: settings.limits.sessions,
     toolsets: settings.toolsets,
     readOnly: settings.readOnly,

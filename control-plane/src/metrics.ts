@@ -1,6 +1,7 @@
 import { latencyBoundsMs, type UsageReport } from '@sdp-mcp/instance/contract'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, type Metric, Registry } from 'prom-client'
 import type { Activity } from './activity.ts'
+import type { EgressOutcome } from './egress/egress.ts'
 import type { FleetObserver } from './fleet/fleet.ts'
 import type { Outcome } from './proxy/pump.ts'
 
@@ -56,6 +57,12 @@ export function createMetrics({ activity, version }: { activity: Pick<Activity, 
   const transactionsEnded = new Counter({
     name: 'sdp_mcp_instance_transactions_ended_total',
     help: 'Database transactions of instances that were ended because they lasted too long.',
+    registers,
+  })
+  const egress = new Counter({
+    name: 'sdp_mcp_egress_tunnels_total',
+    help: 'Tunnels that instances asked the egress proxy for, by outcome.',
+    labelNames: ['outcome'] as const,
     registers,
   })
   const sweeps = new Histogram({
@@ -177,6 +184,7 @@ export function createMetrics({ activity, version }: { activity: Pick<Activity, 
     } satisfies FleetObserver,
 
     transactionEnded: () => transactionsEnded.inc(),
+    egress: (outcome: EgressOutcome) => egress.inc({ outcome }),
 
     proxy: {
       callDone(route, outcome, durationMs) {

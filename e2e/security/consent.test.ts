@@ -310,6 +310,20 @@ test('a code that Zoho refuses is told with the next step, and a redirect URI th
   await allow([`${stack.publicUrl}/connect/callback`])
 })
 
+test('a person whose portal is wrong is connected, and told what the administrator must change', async () => {
+  const change = async (portal: string) =>
+    expect((await stack.admin('PATCH', '/v1/users/carol', { sdp: { portal } })).status).toBe(200)
+  await change('no-such-desk')
+  const mine = browser()
+  const page = await mine.open(await mine.decide((await mine.press(await newLink('carol'))).location!, 'carol'))
+  expect([page.status, page.text]).toEqual([
+    200,
+    expect.stringMatching(/<h1>Connected<.*knows no portal.*no-such-desk/),
+  ])
+  expect((await connectionOf('carol')).connection).toBe('connected')
+  await change('itdesk')
+})
+
 test('tools and the user’s own page name the link to who must authorize', async () => {
   await stack.admin('DELETE', '/v1/users/carol/authorization')
   const key = (await stack.admin('POST', '/v1/users/carol/api-keys')).body.apiKey.key

@@ -35,7 +35,7 @@ export function connectRoutes(app: App, { consent, publicUrl }: { consent: Conse
     scope.get('/connect/callback', { schema: hidden }, async (request, reply) => {
       const outcome = await consent
         .finish(answerOf(request), cookieOf(request, cookieName))
-        .then(({ username }): Outcome => ({ username }))
+        .then((connected): Outcome => connected)
         .catch((error: unknown): Outcome => {
           const problem = told(request, error)
           return { status: problem.status, code: problem.code, detail: problem.message }
@@ -65,7 +65,11 @@ export function connectRoutes(app: App, { consent, publicUrl }: { consent: Conse
       return sendPage(reply, {
         status: 200,
         title: 'Connected',
-        body: `<p>ServiceDesk Plus is connected for <b>${escapeHtml(outcome.username)}</b>. You can close this page and go on in your MCP client.</p>`,
+        body: `<p>ServiceDesk Plus is connected for <b>${escapeHtml(outcome.username)}</b>. ${
+          outcome.warning === null
+            ? 'You can close this page and go on in your MCP client.</p>'
+            : `But it does not work yet; tell your administrator:</p><p>${escapeHtml(outcome.warning)}</p>`
+        }`,
       })
     })
 
@@ -108,7 +112,7 @@ export function connectRoutes(app: App, { consent, publicUrl }: { consent: Conse
 }
 
 /** What came of an answer from Zoho; travels to its page in a signed cookie. */
-type Outcome = { username: string } | Failure
+type Outcome = { username: string; warning: string | null } | Failure
 type Failure = { status: number; code: ErrorCode; detail: string }
 
 function told(request: FastifyRequest, error: unknown): AppError {
