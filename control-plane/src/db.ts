@@ -315,7 +315,7 @@ function asAppError(error: unknown): unknown {
   if (sqlState(error) === '55P03')
     return new AppError(
       'database-busy',
-      'Somebody else holds a lock on what this call needs, for longer than it may wait. Try again; a transaction that an instance leaves open is ended after a minute.',
+      'Somebody else holds a lock on what this call needs, for longer than it may wait. Try again; a transaction that an instance leaves open is ended within a minute.',
       { cause: error, retryAfterSeconds: 15 },
     )
   const message = error instanceof Error ? error.message : ''

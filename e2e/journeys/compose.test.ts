@@ -182,6 +182,17 @@ test('up from nothing serves the journey of an admin and a technician, and the r
   expect(await asControlPlane('TRUNCATE audit_events;')).toContain('permission denied')
   expect(await asControlPlane('SELECT count(*) > 0 AS audited FROM audit_events;')).toMatch(/^\s*t$/m)
 
+  // it still can be the one that leads, although the locks for that are taken from everybody else
+  await eventually(
+    async () => {
+      const metrics = await fetch(`http://127.0.0.1:${ports.admin}/metrics`, {
+        headers: { authorization: `Bearer ${token}` },
+      })
+      return (await metrics.text()).includes('sdp_mcp_leader 1')
+    },
+    { what: 'a leader' },
+  )
+
   // another master key, as an operator does it
   const rotate = (argument: string) =>
     run(join(root, 'compose/make-secrets.sh'), [argument], { cwd: root, env: environment })
