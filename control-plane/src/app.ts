@@ -36,7 +36,7 @@ export function buildPublicApp(
       listener((request, response) => {
         if (parts.door?.stops(request, response)) return
         if (!parts.proxy.handle(request, response)) handler(request, response)
-      }, parts.patience),
+      }, parts),
   })
   healthRoutes(app, parts)
   connectRoutes(app, parts)
@@ -65,7 +65,7 @@ export async function buildAdminApp(
     serverFactory: handler =>
       listener((request, response) => {
         if (!parts.door?.stops(request, response)) handler(request, response)
-      }, parts.patience),
+      }, parts),
   })
   healthRoutes(app, parts)
   await app.register(swagger, {
@@ -101,15 +101,21 @@ export async function buildAdminApp(
 
 /** How long a sender may take; tests are less patient. */
 export type Patience = { headersMs: number; requestMs: number }
-const patience: Patience = { headersMs: 20_000, requestMs: 60_000 }
+const ourPatience: Patience = { headersMs: 20_000, requestMs: 60_000 }
 
 /**
  * A server that loses patience with slow senders: headers within 20 s, the whole request within a minute (408 after
- * that), at most 16 KiB of headers (431). Answers may take as long as they like.
+ * that), at most 16 KiB of headers (431). Answers may take as long as they like. Whom the door does not admit is cut off
+ * before anything is read.
  */
-function listener(handle: RequestListener, { headersMs, requestMs } = patience): Server {
+function listener(
+  handle: RequestListener,
+  { door, patience = ourPatience }: { door?: Door | undefined; patience?: Patience | undefined },
+): Server {
+  const { headersMs, requestMs } = patience
   const connectionsCheckingInterval = Math.min(2_000, headersMs)
   const server = createHttpServer({ maxHeaderSize: 16 * 1024, connectionsCheckingInterval }, handle)
+  if (door) server.prependListener('connection', socket => void (door.admits(socket) || socket.destroy()))
   server.headersTimeout = headersMs
   server.requestTimeout = requestMs
   server.keepAliveTimeout = 75_000

@@ -175,6 +175,9 @@ const variables = {
     .default('10.213.0.0/16'),
   SDP_INSTANCE_NETWORK_PEERS: list.default([]),
   SDP_INSTANCE_EXTRA_HOSTS: list.default([]),
+  SDP_EGRESS: z.enum(['open', 'restricted'], 'must be open or restricted').default('open'),
+  SDP_EGRESS_PORT: port.default(3458),
+  SDP_EGRESS_ALLOWED_HOSTS: hostNames.default([]),
   SDP_CONTROL_PLANE_CONTAINER: z.string().optional(),
   SDP_INSTANCE_DB_HOST: z.string().optional(),
   SDP_INSTANCE_DB_PORT: port.optional(),
@@ -296,6 +299,14 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       problems.push(
         'SDP_INSTANCE_REACH=network needs SDP_CONTROL_PLANE_CONTAINER, the name of the control plane’s own container.',
       )
+    if (value.SDP_EGRESS === 'restricted') {
+      if (value.SDP_RUNTIME !== 'docker' || value.SDP_INSTANCE_REACH !== 'network')
+        problems.push(
+          'SDP_EGRESS=restricted needs SDP_INSTANCE_REACH=network (as in Compose): on the host itself nothing stands between instances and the world.',
+        )
+      if ([value.SDP_HTTP_PORT, value.SDP_ADMIN_PORT].includes(value.SDP_EGRESS_PORT))
+        problems.push('SDP_EGRESS_PORT is the port of another listener. Choose another one.')
+    }
     for (const name of ['SDP_BASE_URL', 'SDP_ACCOUNTS_URL'] as const)
       if (value[name]?.startsWith('http:') && !value.SDP_ALLOW_INSECURE_UPSTREAM)
         problems.push(`${name} must be https. For a simulator on this machine set SDP_ALLOW_INSECURE_UPSTREAM=true.`)
@@ -388,8 +399,16 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       controlPlaneContainer: value.SDP_CONTROL_PLANE_CONTAINER,
       databaseHost: value.SDP_INSTANCE_DB_HOST ?? value.SDP_DB_HOST,
       databasePort: value.SDP_INSTANCE_DB_PORT ?? value.SDP_DB_PORT,
-      limits: { memoryMb: value.SDP_INSTANCE_MEMORY_MB, cpus: value.SDP_INSTANCE_CPUS, pids: value.SDP_INSTANCE_PIDS },
+      egress: value.SDP_EGRESS,
+      limits: {
+        memoryMb: value.SDP_INSTANCE_MEMORY_MB,
+        cpus: value.SDP_INSTANCE_CPUS,
+        pids: value.SDP_INSTANCE_PIDS,
+        egress: value.SDP_EGRESS,
+      },
     },
+    /** used with `instance.egress` "restricted" only */
+    egress: { port: value.SDP_EGRESS_PORT, allowedHosts: value.SDP_EGRESS_ALLOWED_HOSTS },
     capacity: {
       maxInstances: value.SDP_MAX_INSTANCES ?? null,
       requestMb: value.SDP_INSTANCE_MEMORY_REQUEST_MB,

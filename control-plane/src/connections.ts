@@ -52,15 +52,16 @@ export function createConnections({ db, users, vault, fleet, control, log }: Dep
     ): Promise<ConnectionReport> {
       const instance = await fleet.ensureReady(userId, { timeoutMs, ...(signal ? { signal } : {}) })
       const report = await control.exchange(await targetOf(userId, instance))
-      if (isRejection(report)) throw rejection(report)
+      if (isRejection(report) || leadsNowhere(report)) throw rejection(report)
       return report
     },
 
     /**
      * Hands a grant code or refresh token to the user's instance, which exchanges and keeps it. When Zoho rejects it, what
-     * was there before stays in force.
-     * @throws AppError `grant-code-rejected`, `client-rejected`, `refresh-token-rejected`, `portal-unknown`,
-     *   `accounts-unavailable`, `client-missing`
+     * was there before stays in force. A grant that Zoho accepted stays, too, when the portal is wrong: the report then
+     * says `portal-unknown`, and what to change.
+     * @throws AppError `grant-code-rejected`, `client-rejected`, `refresh-token-rejected`, `accounts-unavailable`,
+     *   `client-missing`
      */
     async authorize(name: string, material: Material, actor: string): Promise<ConnectionReport> {
       const userId = await users.idOf(name)
@@ -263,8 +264,14 @@ const endAtZoho =
   'Erased here. To end the grant at Zoho as well, the person removes it at accounts.zoho.com, Sessions, Connected Apps.'
 
 /** Whether a report tells that what was given did not work. */
-function isRejection({ reasonCode }: ConnectionReport): boolean {
-  return reasonCode !== null && !waiting.includes(reasonCode)
+function isRejection(report: ConnectionReport): boolean {
+  const { reasonCode } = report
+  return reasonCode !== null && !waiting.includes(reasonCode) && !leadsNowhere(report)
+}
+
+/** Whether the grant is fine, but the settings it is used with are not. */
+function leadsNowhere({ reasonCode }: ConnectionReport): boolean {
+  return reasonCode === 'portal-unknown'
 }
 
 function rejection(report: ConnectionReport): AppError {

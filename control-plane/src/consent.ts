@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { type DataCenter, dataCenterHosts, scopesFor } from '@sdp-mcp/instance/contract'
 import { appendAudit } from './audit.ts'
 import type { Config } from './config.ts'
@@ -52,6 +52,12 @@ export function createConsent({ db, users, connections, config }: Dependencies) 
     return config.consent
   }
 
+  /** Every control plane of an installation knows the client's secret; where there is none, there is no answer to tell of. */
+  const seal = (text: string) =>
+    createHmac('sha256', config.consent?.clientSecret.reveal() ?? randomBytes(32))
+      .update(`connect result:${text}`)
+      .digest()
+
   const invalidLink = () =>
     new AppError(
       'connect-link-invalid',
@@ -63,6 +69,19 @@ export function createConsent({ db, users, connections, config }: Dependencies) 
 
   return {
     isConfigured: config.consent !== null,
+
+    /** A text for a cookie that nobody but us can make. */
+    signed(text: string): string {
+      return `${Buffer.from(text).toString('base64url')}.${seal(text).toString('base64url')}`
+    },
+
+    /** @returns the text; undefined unless {@link signed} made the cookie */
+    verified(cookie: string): string | undefined {
+      const [body = '', signature = ''] = cookie.split('.')
+      const text = Buffer.from(body, 'base64url').toString('utf8')
+      const [expected, given] = [seal(text), Buffer.from(signature, 'base64url')]
+      return given.length === expected.length && timingSafeEqual(given, expected) ? text : undefined
+    },
 
     /**
      * Makes a link for a user. Links made before stay valid for their time.
@@ -149,12 +168,15 @@ export function createConsent({ db, users, connections, config }: Dependencies) 
 
     /**
      * The browser comes back from Zoho.
-     * @returns the user who is connected now
+     * @returns the user who is connected now, and what is not as it should be nevertheless
      * @throws AppError `connect-link-invalid`: forged, replayed, late, or from another browser
      * @throws AppError `consent-refused`: the person said no, or Zoho did
      * @throws AppError `data-center-wrong`; and what {@link Connections.authorize} throws
      */
-    async finish(answer: ConsentAnswer, cookie: string | undefined): Promise<{ username: string }> {
+    async finish(
+      answer: ConsentAnswer,
+      cookie: string | undefined,
+    ): Promise<{ username: string; warning: string | null }> {
       const { state } = answer
       const isPlausible = state !== undefined && secretPattern.test(state) && secretPattern.test(cookie ?? '')
       // looked up and used up in one statement: of two who come with one state, one is served
@@ -208,7 +230,7 @@ export function createConsent({ db, users, connections, config }: Dependencies) 
           'data-center-wrong',
         )
       const { clientId, clientSecret } = client()
-      await connections.authorize(
+      const { reason: warning } = await connections.authorize(
         username,
         { grantCode: answer.code, consent: { redirectUri, clientId, clientSecret: clientSecret.reveal() } },
         `user:${username}`,
@@ -217,7 +239,7 @@ export function createConsent({ db, users, connections, config }: Dependencies) 
         userId,
         hashOf(cookie!),
       ])
-      return { username }
+      return { username, warning }
     },
   }
 }

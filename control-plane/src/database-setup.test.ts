@@ -91,6 +91,16 @@ test('it adds users whose instances can log in, changes them, issues keys, signs
   )
 })
 
+test('it takes turns with other control planes, and can be the one that leads and ends what an instance holds up', async () => {
+  const other = createDb({ ...database.login, user: name, password })
+  const leads = await Promise.all([db, other].map(one => one.lead('test', () => {})))
+  expect(leads.map(one => one.leading()).sort()).toEqual([false, true])
+  await Promise.all(leads.map(one => one.close()))
+  expect(await other.withLock('test', async () => 'held')).toBe('held')
+  expect(await db.query('select * from end_instance_transactions(1)')).toEqual([])
+  await other.close()
+})
+
 test('it removes users that the owner had added before, after the set-up was repeated', async () => {
   const { userId } = await parts(database.db).users.create({ username: 'earlier' }, 'admin')
   await Promise.all([1, 2, 3].map(() => prepareControlPlaneRole(database.db, { name, password })))

@@ -41,8 +41,9 @@ export async function prepareControlPlaneRole(db: Db, role: { name: string; pass
     await grantTables(tx, name)
     await tx.query(`grant usage, select on all sequences in schema public to ${name}`)
     await tx.query(`grant execute on function audit_forget(integer, integer) to ${name}`)
+    await tx.query(`grant execute on function end_instance_transactions(integer) to ${name}`)
     // taken from everybody by 0008_tenant_limits.sql, because an instance could hold them; control planes take turns with them
-    for (const lock of ['pg_advisory_lock', 'pg_advisory_unlock', 'pg_advisory_xact_lock'])
+    for (const lock of ['pg_advisory_lock', 'pg_try_advisory_lock', 'pg_advisory_unlock', 'pg_advisory_xact_lock'])
       await tx.query(`grant execute on function ${lock}(bigint) to ${name}`)
     await tx.query(`grant execute on function record_tool_calls(jsonb, uuid) to ${name}`)
     // From PostgreSQL 16 on, who makes a role a member of a group must have been given the group with this option; and

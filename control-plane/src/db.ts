@@ -59,6 +59,8 @@ export type DbOptions = {
 }
 
 const statementTimeoutMs = 10_000
+/** Shorter than a statement's time, so that who waits behind a lock is told so. */
+const lockTimeoutMs = 5_000
 const connectTimeoutMs = 5_000
 const listenRetryMs = 500
 /** whoever holds a lock says so this often; the server ends the session of one it has not heard of for longer */
@@ -81,6 +83,7 @@ export function createDb(options: DbOptions): Db {
     application_name: 'sdp-mcp-control-plane',
     connectionTimeoutMillis: connectTimeoutMs,
     statement_timeout: statementTimeoutMs,
+    lock_timeout: lockTimeoutMs,
     // the server may vanish without a word: the client gives up by itself, too
     query_timeout: statementTimeoutMs + 2_000,
     keepAlive: true,
@@ -95,6 +98,7 @@ export function createDb(options: DbOptions): Db {
     idleTimeoutMillis: lockSilenceMs / 2,
     Client: class extends pg.Client {
       constructor() {
+        // the lock that is waited for here is one of ours, and held for long by right
         super({
           ...connection,
           statement_timeout: 0,
@@ -333,6 +337,12 @@ const outage =
 
 function asAppError(error: unknown): unknown {
   if (error instanceof AppError) return error
+  if (sqlState(error) === '55P03')
+    return new AppError(
+      'database-busy',
+      'Somebody else holds a lock on what this call needs, for longer than it may wait. Try again; a transaction that an instance leaves open is ended within a minute.',
+      { cause: error, retryAfterSeconds: 15 },
+    )
   const message = error instanceof Error ? error.message : ''
   if (
     outage.test(sqlState(error) ?? '') ||

@@ -48,6 +48,30 @@ describe('network addresses', () => {
     expect(controlPlane.logged()).toContain('"address":"127.0.0.9"')
   })
 
+  test('an instance is cut off before a byte is read, on both listeners and for every path; its gateway is not', async () => {
+    // the addresses of this machine that no container can have, as if they were a pool
+    await using controlPlane = await startControlPlane(database, {
+      environment: { SDP_INSTANCE_NETWORK_POOL: '127.0.5.0/24', SDP_TRUSTED_PROXIES: '127.0.0.0/8' },
+    })
+    for (const port of [controlPlane.publicPort, controlPlane.adminPort])
+      for (const path of ['/healthz', '/v1/users', '/metrics', '/mcp', '/connect/callback']) {
+        const say = (localAddress: string) =>
+          new Promise<string>(done => {
+            let heard = ''
+            const socket = connect({ port, host: '127.0.0.1', localAddress }, () =>
+              socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n`),
+            )
+            socket.setEncoding('latin1').on('data', text => {
+              heard += text
+            })
+            socket.on('error', () => {}).on('close', () => done(heard))
+          })
+        for (const instance of ['127.0.5.2', '127.0.5.6', '127.0.5.12']) expect(await say(instance)).toBe('')
+        for (const other of ['127.0.5.1', '127.0.5.9', '127.0.6.2']) expect(await say(other)).toMatch(/^HTTP\/1\.1 /)
+      }
+    expect(controlPlane.logged()).toContain('"code":"instance-refused","address":"127.0.5.2"')
+  })
+
   test('X-Forwarded-For of anybody but a trusted proxy changes nothing', async () => {
     await using controlPlane = await startControlPlane(database, {
       environment: { SDP_HTTP_ALLOWED_NETWORKS: '10.9.0.0/16', SDP_TRUSTED_PROXIES: '127.0.0.2,10.0.0.0/24' },

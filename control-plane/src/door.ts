@@ -3,6 +3,7 @@ import { BlockList, isIP, isIPv6, type Socket } from 'node:net'
 import { matchesHost, plainAddress } from '@sdp-mcp/instance/contract'
 import type { Config } from './config.ts'
 import { AppError } from './errors.ts'
+import { containerAddresses, networkPeers, parseSubnet, userPrefix } from './fleet/subnets.ts'
 import type { Logger } from './log.ts'
 import { writeProblem } from './problem.ts'
 
@@ -18,9 +19,17 @@ export type DoorRules = {
   origins: readonly string[]
   /** whether pages of {@link origins} are told so (CORS) */
   cors: boolean
+  /** whether an address is that of an instance, which never has business here */
+  isInstance: (address: string) => boolean
 }
 
 export interface Door {
+  /**
+   * Whether a connection may stay; to be asked before a byte of it is read. Where the control plane is a container, it sits on
+   * the network of each user, and where it listens on all addresses of a host, on the gateway of each: an instance
+   * that was taken over would find the admin listener there.
+   */
+  admits(socket: Socket): boolean
   /** @returns true: the request was answered here, leave it alone */
   stops(request: IncomingMessage, response: ServerResponse): boolean
   /** Address of the client: of the connection, or what a trusted proxy says. */
@@ -104,25 +113,31 @@ export function createDoor(rules: DoorRules, log: Logger): Door {
     return isOwn
   }
 
-  function notice(error: AppError, request: IncomingMessage): void {
+  function notice(code: string, address: string): void {
     const at = performance.now()
     // whoever floods us must not flood the log as well
     if (at - lastNoticeAt < 1000) {
       unnoticed++
       return
     }
-    log.warn({ code: error.code, address: addressOf(request), unnoticed }, 'door.refused')
+    log.warn({ code, address, unnoticed }, 'door.refused')
     lastNoticeAt = at
     unnoticed = 0
   }
 
   return {
     addressOf,
+    admits({ remoteAddress }) {
+      const address = plainAddress(remoteAddress ?? '') ?? ''
+      if (!rules.isInstance(address)) return true
+      notice('instance-refused', address)
+      return false
+    },
     stops(request, response) {
       if (request.url === '/healthz') return false
       const error = refusal(request)
       if (error) {
-        notice(error, request)
+        notice(error.code, addressOf(request))
         response.setHeader('connection', 'close')
         writeProblem(response, error)
         request.resume()
@@ -148,12 +163,13 @@ export function createDoor(rules: DoorRules, log: Logger): Door {
 
 /** The doors of both listeners; the names by which they are known follow from what is configured anyway. */
 export function createDoors(
-  config: Pick<Config, 'doors' | 'publicUrl' | 'instance'>,
+  config: Pick<Config, 'doors' | 'publicUrl' | 'instance' | 'runtime'>,
   log: Logger,
 ): { public: Door; admin: Door } {
   const { trustedProxies, hosts, origins, httpNetworks, adminNetworks } = config.doors
   const known = [new URL(config.publicUrl).hostname, config.instance.controlPlaneContainer, ...hosts]
   const common = {
+    isInstance: instanceAddresses(config),
     trustedProxies,
     origins: [config.publicUrl, ...origins],
     hosts: known.filter(name => name !== undefined),
@@ -162,6 +178,15 @@ export function createDoors(
     public: createDoor({ ...common, allowedNetworks: httpNetworks, cors: true }, log),
     admin: createDoor({ ...common, allowedNetworks: adminNetworks, cors: false }, log),
   }
+}
+
+/** Tells addresses of instances, and of what else is on users' networks, from all others. */
+export function instanceAddresses({
+  instance,
+  runtime,
+}: Pick<Config, 'instance' | 'runtime'>): (address: string) => boolean {
+  if (runtime !== 'docker') return () => false
+  return containerAddresses(parseSubnet(instance.networkPool), userPrefix(networkPeers(instance)))
 }
 
 /** @returns undefined for an empty list */

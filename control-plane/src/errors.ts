@@ -55,6 +55,7 @@ export const catalogue = {
   'rollout-not-found': [404, 'There is no such rollout'],
   'rollout-finished': [409, 'The rollout is over'],
   'database-unavailable': [503, 'The database does not answer'],
+  'database-busy': [503, 'The database is held up by a lock'],
   'control-plane-stopping': [503, 'The control plane is being stopped'],
   'key-unknown': [500, 'A stored secret was sealed with a key that is not configured'],
   internal: [500, 'Something went wrong here'],

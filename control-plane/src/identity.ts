@@ -7,6 +7,7 @@ import {
 } from '@sdp-mcp/instance/contract'
 import { seal } from '@sdp-mcp/instance/seal'
 import {
+  createLocalJWKSet,
   createRemoteJWKSet,
   customFetch,
   errors,
@@ -69,12 +70,20 @@ export interface StatementSigner {
     instance: { userId: string; username: string; generation: number },
     purpose: StatementClaims['purpose'],
   ): string | Promise<string>
+  /**
+   * What an instance shows to the egress proxy. Of no use elsewhere, and without an end: it is worth as much as the instance
+   * of that generation, which the proxy looks up.
+   */
+  egressToken(instance: { userId: string; generation: number }): Promise<string>
+  /** Whom {@link egressToken} was made for; undefined unless it is one of ours. */
+  egressHolder(token: string): Promise<{ userId: string; generation: number } | undefined>
   /** Seals a batch of signing keys with the current master key; see Vault.rewrap. */
   rewrap(after: string | null, limit: number): Promise<Rewrapped>
 }
 
 const reuseSeconds = statementLifeSeconds - 60
 const lockKey = 'sdp-mcp signing key'
+const egressAudience = 'egress'
 const sealContextOf = (kid: string) => `signing_keys.private_sealed:${kid}`
 
 /**
@@ -135,6 +144,27 @@ export function createStatementSigner({
       const ready = issued.get(slot)
       if (ready && ready.reuseUntil > at) return ready.token
       return sign(slot, audience, username, purpose, at)
+    },
+    async egressToken({ userId, generation }) {
+      const { kid, sign: key } = await loaded()
+      return new SignJWT({ generation })
+        .setProtectedHeader({ alg: 'EdDSA', kid, typ: 'JWT' })
+        .setIssuer(statementIssuer)
+        .setAudience(egressAudience)
+        .setSubject(userId)
+        .setIssuedAt(Math.floor(now() / 1000))
+        .sign(key)
+    },
+    async egressHolder(token) {
+      const { publicJwks } = await loaded()
+      const verified = await jwtVerify(token, createLocalJWKSet({ keys: publicJwks }), {
+        algorithms: ['EdDSA'],
+        issuer: statementIssuer,
+        audience: egressAudience,
+        currentDate: new Date(now()),
+      }).catch(() => undefined)
+      const { sub: userId, generation } = verified?.payload ?? {}
+      return typeof userId === 'string' && typeof generation === 'number' ? { userId, generation } : undefined
     },
     async rewrap(after, limit) {
       const current = keyring.current()

@@ -17,8 +17,11 @@ import { createConsent } from './consent.ts'
 import { prepareControlPlaneRole } from './database-setup.ts'
 import { createDb } from './db.ts'
 import { openDirectory } from './directory.ts'
-import { createDoors } from './door.ts'
+import { createDoors, instanceAddresses } from './door.ts'
 import { createDynamicCredentials } from './dynamic-credentials.ts'
+import { createEgress } from './egress/egress.ts'
+import { createEgressNotes } from './egress/notes.ts'
+import { createReach } from './egress/reach.ts'
 import { AppError } from './errors.ts'
 import { createFaultPoints } from './fault-points.ts'
 import { createDockerRuntime } from './fleet/docker-runtime.ts'
@@ -27,6 +30,7 @@ import { createProcessRuntime } from './fleet/process-runtime.ts'
 import { selfCheck } from './fleet/self-check.ts'
 import { createAdminTokens, createStatementSigner } from './identity.ts'
 import { controlTargets, createInstanceControl } from './instance-control.ts'
+import { watchInstanceTransactions } from './instance-transactions.ts'
 import { createKeyring } from './keyring.ts'
 import { createLog } from './log.ts'
 import { createMasterKey } from './master-key.ts'
@@ -217,8 +221,21 @@ const adminApp = await buildAdminApp({
   door: doors.admin,
 })
 
+const egress =
+  config.instance.egress === 'restricted'
+    ? createEgress({
+        holderOf: signer.egressHolder,
+        reachOf: createReach({ db, users, allowedHosts: config.egress.allowedHosts, now }),
+        isInstance: instanceAddresses(config),
+        privateHosts: config.allowInsecureUpstream ? 'any' : config.allowedUpstreamHosts,
+        done: createEgressNotes({ db, metrics, now, log }),
+        log,
+      })
+    : undefined
+await egress?.listen({ host: '0.0.0.0', port: config.egress.port }).catch(fail)
 const retention = keepRetention({ db, days: config.auditRetentionDays, log })
 await fleet.start().catch(fail)
+const transactions = watchInstanceTransactions({ db, log, leading: fleet.leading, ended: metrics.transactionEnded })
 const collecting = setInterval(() => {
   if (fleet.leading())
     void controlTargets({ db, routes })
@@ -275,7 +292,9 @@ function end(why: string): Promise<void> {
     await control.close()
     await routes.close()
     await directory.close()
+    await egress?.close()
     await retention.close()
+    await transactions.close()
     await masterKey.close()
     await runtime.close()
     await db.close()
@@ -319,6 +338,14 @@ async function bootFor(userId: string, { generation, port }: { generation: numbe
     sdp: { ...settings.sdp, portal: settings.sdp.portal },
     allowInsecureUpstream: config.allowInsecureUpstream,
     allowedUpstreamHosts: [...config.allowedUpstreamHosts],
+    ...(config.instance.egress === 'restricted'
+      ? {
+          egress: {
+            proxy: `http://${config.instance.controlPlaneContainer}:${config.egress.port}`,
+            token: await signer.egressToken({ userId: id, generation }),
+          },
+        }
+      : {}),
     maxSessions: settings.limits.sessions,
     toolsets: settings.toolsets,
     readOnly: settings.readOnly,

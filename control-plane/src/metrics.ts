@@ -1,6 +1,7 @@
 import { latencyBoundsMs, type UsageReport } from '@sdp-mcp/instance/contract'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, type Metric, Registry } from 'prom-client'
 import type { Activity } from './activity.ts'
+import type { EgressOutcome } from './egress/egress.ts'
 import type { FleetObserver } from './fleet/fleet.ts'
 import type { Outcome } from './proxy/pump.ts'
 
@@ -51,6 +52,17 @@ export function createMetrics({ activity, version }: { activity: Pick<Activity, 
     name: 'sdp_mcp_instance_failures_total',
     help: 'Failures of instances by reason code.',
     labelNames: ['code'] as const,
+    registers,
+  })
+  const transactionsEnded = new Counter({
+    name: 'sdp_mcp_instance_transactions_ended_total',
+    help: 'Database transactions of instances that were ended because they lasted too long.',
+    registers,
+  })
+  const egress = new Counter({
+    name: 'sdp_mcp_egress_tunnels_total',
+    help: 'Tunnels that instances asked the egress proxy for, by outcome.',
+    labelNames: ['outcome'] as const,
     registers,
   })
   const sweeps = new Histogram({
@@ -170,6 +182,9 @@ export function createMetrics({ activity, version }: { activity: Pick<Activity, 
         sessions.set(open)
       },
     } satisfies FleetObserver,
+
+    transactionEnded: () => transactionsEnded.inc(),
+    egress: (outcome: EgressOutcome) => egress.inc({ outcome }),
 
     proxy: {
       callDone(route, outcome, durationMs) {

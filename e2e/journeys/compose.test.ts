@@ -4,10 +4,12 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import Docker from 'dockerode'
+import pg from 'pg'
 import { afterAll, beforeAll, expect, inject, test } from 'vitest'
 import { removeInstallation } from '../../control-plane/evaluation/docker-engine.ts'
+import { ed25519, jwt, runInside, signingKeyOf } from '../support/attacker.ts'
 import { callTool, connect } from '../support/mcp-client.ts'
-import { eventually } from '../support/stack.ts'
+import { eventually, type Stack } from '../support/stack.ts'
 
 // `docker compose up` as ops run it, with the simulator's overlay in place of Zoho.
 
@@ -21,6 +23,12 @@ const ports = { http: '13456', admin: '13457', database: '15433', simulator: '13
 let secrets: string
 let environment: NodeJS.ProcessEnv
 let compose: (...args: string[]) => Promise<{ stdout: string; stderr: string }>
+let docker: Docker
+// biome-ignore lint/suspicious/noExplicitAny: answers are read by field
+let admin: (method: string, path: string, body?: unknown) => Promise<{ status: number; body: any }>
+// of alice
+let endpoints: { sse: string; mcp: string }
+let apiKey: { key: string }
 
 beforeAll(async () => {
   const engine = inject('engine')
@@ -98,7 +106,7 @@ test('up from nothing serves the journey of an admin and a technician, and the r
   await run(join(root, 'compose/make-secrets.sh'), [], { cwd: root, env: environment })
   await compose(...files, 'up', '-d', '--no-build')
   const token = (await readFile(join(secrets, 'admin_token'), 'utf8')).trim()
-  const admin = async (method: string, path: string, body?: unknown) => {
+  admin = async (method, path, body) => {
     const response = await fetch(`http://127.0.0.1:${ports.admin}${path}`, {
       method,
       headers: {
@@ -128,7 +136,7 @@ test('up from nothing serves the journey of an admin and a technician, and the r
     sdp: { clientId: grant.clientId, clientSecret: grant.clientSecret, grantCode: grant.code },
   })
   expect([added.status, added.body?.detail, added.body?.user?.sdp?.connection]).toEqual([201, undefined, 'connected'])
-  const { endpoints, apiKey } = added.body
+  ;({ endpoints, apiKey } = added.body)
   for (const kind of ['sse', 'mcp'] as const) {
     await using client = await connect(kind, endpoints[kind], apiKey.key)
     const created = await callTool(client, 'create_request', {
@@ -174,6 +182,17 @@ test('up from nothing serves the journey of an admin and a technician, and the r
   expect(await asControlPlane('TRUNCATE audit_events;')).toContain('permission denied')
   expect(await asControlPlane('SELECT count(*) > 0 AS audited FROM audit_events;')).toMatch(/^\s*t$/m)
 
+  // it still can be the one that leads, although the locks for that are taken from everybody else
+  await eventually(
+    async () => {
+      const metrics = await fetch(`http://127.0.0.1:${ports.admin}/metrics`, {
+        headers: { authorization: `Bearer ${token}` },
+      })
+      return (await metrics.text()).includes('sdp_mcp_leader 1')
+    },
+    { what: 'a leader' },
+  )
+
   // another master key, as an operator does it
   const rotate = (argument: string) =>
     run(join(root, 'compose/make-secrets.sh'), [argument], { cwd: root, env: environment })
@@ -188,8 +207,27 @@ test('up from nothing serves the journey of an admin and a technician, and the r
   )
   await rotate('--forget-old-master-keys')
 
+  // from inside the instance the control plane's container is on the same network, and says nothing on either listener
+  const { containerId } = (await admin('GET', '/v1/users/alice')).body.instance
+  const heard = await run(
+    'docker',
+    [
+      ...['exec', containerId, 'node', '-e'],
+      `const net = require('node:net')
+       const hear = ([host, port]) => new Promise(done => {
+         let text = 'open '
+         const socket = net.connect({ host, port, timeout: 3000 }, () => socket.write('GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n'))
+         socket.on('data', data => { text += data.toString('latin1').slice(0, 12) }).on('close', () => done(text))
+         socket.on('error', error => { if (error.code !== 'ECONNRESET') text = error.code }).on('timeout', () => socket.destroy())
+       })
+       Promise.all([['sdp-mcp-control-plane', ${ports.http}], ['sdp-mcp-control-plane', ${ports.admin}], ['sdp-mcp-simulator', 8080]].map(hear)).then(all => process.stdout.write(JSON.stringify(all)))`,
+    ],
+    { env: environment },
+  )
+  expect(JSON.parse(heard.stdout)).toEqual(['open ', 'open ', expect.stringMatching(/^open HTTP\/1\.1 \d{3}/)])
+
   // nothing secret in what the engine tells of any container
-  const docker = new Docker({ socketPath: inject('engine').socket })
+  docker = new Docker({ socketPath: inject('engine').socket })
   const secretTexts = await Promise.all(
     ['admin_token', 'master_key', 'db_password', 'control_plane_password'].map(async name =>
       (await readFile(join(secrets, name), 'utf8')).trim(),
@@ -216,8 +254,9 @@ test('up from nothing serves the journey of an admin and a technician, and the r
       container => container.Id,
     ),
   ).toEqual(before)
+})
 
-  // with the filter in front of the Docker socket nothing changes but who holds the socket
+test('with the filter in front of the Docker socket nothing changes but who holds the socket', async () => {
   await compose(...files, ...socketProxy, 'up', '-d', '--no-build')
   await eventually(async () => (await fetch(`http://127.0.0.1:${ports.http}/readyz`)).status === 200, {
     withinMs: 90_000,
@@ -238,6 +277,95 @@ test('up from nothing serves the journey of an admin and a technician, and the r
   expect((await admin('POST', '/v1/users/bob/instance/stop')).status).toBe(202)
   await using again = await connect('mcp', endpoints.mcp, apiKey.key)
   expect((await again.listTools()).tools.length).toBeGreaterThan(0)
+})
+
+test('with restricted egress an instance works on a network that leads nowhere, through a proxy that leads to its hosts only', async () => {
+  environment = { ...environment, SDP_EGRESS: 'restricted' }
+  await compose(...files, ...socketProxy, '-f', 'e2e/support/restricted.compose.yaml', 'up', '-d', '--no-build')
+  const restricted = await eventually(
+    async () => {
+      const { state, containerId } = (await admin('GET', '/v1/users/alice')).body.instance
+      if (state === 'stopped') await admin('POST', '/v1/users/alice/instance/start')
+      if (state !== 'ready') return undefined
+      const { NetworkSettings } = await docker.getContainer(containerId).inspect()
+      const [network] = await Promise.all(
+        Object.keys(NetworkSettings.Networks).map(name => docker.getNetwork(name).inspect()),
+      )
+      return network?.Internal
+        ? { containerId, gateway: Object.values(NetworkSettings.Networks)[0]!.Gateway }
+        : undefined
+    },
+    { withinMs: 90_000, what: 'an instance on a network of its own that leads nowhere' },
+  )
+  await using outside = await connect('mcp', endpoints.mcp, apiKey.key)
+  expect(
+    (await callTool(outside, 'search_requests', { text: 'Docking station dead' })).requests.length,
+  ).toBeGreaterThan(0)
+  const pool = new pg.Pool({
+    host: '127.0.0.1',
+    port: Number(ports.database),
+    user: 'sdpmcpservice',
+    database: 'sdp_mcp',
+    password: (await readFile(join(secrets, 'db_password'), 'utf8')).trim(),
+  })
+  const stolen = {
+    sql: async (text: string, values?: unknown[]) => (await pool.query(text, values)).rows,
+    masterKey: (await readFile(join(secrets, 'master_key'), 'utf8')).trim(),
+  } as unknown as Stack
+  const { kid, privateKey } = await signingKeyOf(stolen)
+  const [{ id, generation }] = (await pool.query("select id, generation::integer from users where username = 'alice'"))
+    .rows as [{ id: string; generation: number }]
+  await pool.end()
+  const claims = { iss: 'sdp-mcp', aud: 'egress', sub: id, generation }
+  const leave = jwt({ alg: 'EdDSA', kid }, claims, ed25519(privateKey))
+  const simulatorAddress = (await docker.getContainer('sdp-mcp-simulator').inspect()).NetworkSettings.Networks[
+    'sdp-mcp-backend'
+  ]!.IPAddress
+  const seen = await runInside(
+    restricted.containerId,
+    `
+const { connect } = await import('node:net'); const { lookup } = await import('node:dns/promises')
+const reach = ([host, port]) => new Promise(done => {
+  const socket = connect({ host, port, timeout: 2500 }, () => { done('open'); socket.destroy() })
+  socket.on('error', error => done(error.code)).on('timeout', () => { done('silence'); socket.destroy() })
+})
+const tunnel = (target, token) => new Promise(done => {
+  let heard = ''
+  const socket = connect({ host: 'sdp-mcp-control-plane', port: 3458, timeout: 8000 }, () =>
+    socket.write('CONNECT ' + target + ' HTTP/1.1\\r\\nHost: x\\r\\n' + (token ? 'Proxy-Authorization: Bearer ' + token + '\\r\\n' : '') + '\\r\\n'))
+  socket.on('data', data => { heard += data; socket.destroy() }).on('error', () => {}).on('timeout', () => socket.destroy())
+  socket.on('close', () => done([target, heard.slice(9, 12)]))
+})
+const name = host => lookup(host).then(() => [host, 'found'], () => [host, 'unknown'])
+const all = (list, ask) => Promise.all(list.map(ask))
+tell({
+  near: await all([['sdp-mcp-postgres', 5432], ['sdp-mcp-control-plane', 3458]], reach),
+  far: await all(${JSON.stringify([
+    [simulatorAddress, 8080],
+    [restricted.gateway || '172.17.0.1', 22],
+    [inject('engine').hostAddress, Number(ports.database)],
+    ['169.254.169.254', 80],
+    ['192.0.2.1', 443],
+  ])}, reach),
+  names: await all(['sdp-mcp-postgres', 'sdp-mcp-simulator', 'desk.example'], name),
+  tunnels: await all(['sdp-mcp-simulator:8080', 'sdp-mcp-simulator:443', '${simulatorAddress}:8080', 'sdp-mcp-postgres:5432', 'sdp-mcp-control-plane:${ports.admin}', '169.254.169.254:80', '192.0.2.1:443', 'desk.example:443'], target => tunnel(target, '${leave}')),
+  strangers: await all(['sdp-mcp-simulator:8080'], target => tunnel(target)),
+})`,
+  )
+  expect(seen.near).toEqual(['open', 'open'])
+  expect(seen.far).not.toContain('open')
+  expect(Object.fromEntries(seen.names)).toEqual({
+    'sdp-mcp-postgres': 'found',
+    'sdp-mcp-simulator': 'unknown',
+    'desk.example': 'unknown',
+  })
+  const [[allowed, answer], ...others] = seen.tunnels
+  expect([allowed, answer]).toEqual(['sdp-mcp-simulator:8080', '200'])
+  expect(others).toEqual(others.map(([target]: [string]) => [target, '403']))
+  expect(seen.strangers).toEqual([['sdp-mcp-simulator:8080', '407']])
+  const refused = (await admin('GET', '/v1/audit?user=alice&action=instance.egress-refused')).body.events
+  expect(refused[0]).toMatchObject({ actor: 'instance:alice', detail: { outcome: 'refused' } })
+
   expect((await admin('DELETE', '/v1/users/bob')).status).toBe(204)
   expect((await admin('DELETE', '/v1/users/alice')).status).toBe(204)
   const { stderr: refusals } = await run('docker', ['logs', 'sdp-mcp-socket-proxy'], { env: environment })

@@ -37,21 +37,26 @@ const allow = (redirectUris: string[]) =>
 
 type Page = { status: number; text: string; headers: Headers; location: URL | undefined }
 
-/** A browser, as far as it matters: it keeps the cookie and follows no redirect by itself. */
+/** A browser, as far as it matters: it keeps cookies, and of redirects follows only the one to the page of results. */
 function browser() {
-  let cookie: string | undefined
+  const cookies = new Map<string, string>()
   return {
-    cookie: () => cookie,
+    cookie: () => cookies.get('sdp_connect'),
     async open(url: string | URL, init: RequestInit = {}): Promise<Page> {
       const isOurs = String(url).startsWith(stack.publicUrl)
+      const cookie = [...cookies].map(pair => pair.join('=')).join('; ')
       const response = await fetch(url, {
         redirect: 'manual',
         ...init,
         headers: { ...(isOurs && cookie ? { cookie } : {}), ...(init.headers as Record<string, string>) },
       })
-      const set = response.headers.get('set-cookie')
-      if (isOurs && set) cookie = /Max-Age=0/.test(set) ? undefined : set.split(';')[0]
+      for (const set of isOurs ? response.headers.getSetCookie() : []) {
+        const [name, value] = set.split(';')[0]!.split('=') as [string, string]
+        if (/Max-Age=0/.test(set)) cookies.delete(name)
+        else cookies.set(name, value)
+      }
       const location = response.headers.get('location')
+      if (location === 'result') return this.open(new URL(location, url))
       return {
         status: response.status,
         text: await response.text(),
@@ -138,7 +143,11 @@ test('a person opens the link, agrees at Zoho, comes back, and works as themselv
 
 test('the pages run no script, load nothing, cannot be framed and are kept by nobody; no secret stands in clear anywhere', async () => {
   const link = await newLink('bob')
-  for (const page of [await browser().open(link), await browser().open(`${stack.publicUrl}/connect/callback`)]) {
+  for (const page of [
+    await browser().open(link),
+    await browser().open(`${stack.publicUrl}/connect/callback`),
+    await browser().open(`${stack.publicUrl}/connect/result`),
+  ]) {
     const policy = page.headers.get('content-security-policy')!
     expect(policy).toMatch(/^default-src 'none'; style-src 'sha256-[\w+/=]+'; form-action 'self'/)
     expect(policy).toContain("frame-ancestors 'none'")
@@ -151,7 +160,7 @@ test('the pages run no script, load nothing, cannot be framed and are kept by no
   const token = link.split('/').at(-1)!
   const rows = JSON.stringify(await stack.sql('select * from connect_links'))
   const rest = JSON.stringify(await stack.sql('select * from oauth_tokens')) + stack.controlPlane().output()
-  for (const secret of [token, state, bobs.cookie()!.split('=')[1]!, serverClient().clientSecret]) {
+  for (const secret of [token, state, bobs.cookie()!, serverClient().clientSecret]) {
     expect(rows).not.toContain(secret)
     expect(rest).not.toContain(secret)
   }
@@ -197,6 +206,37 @@ test('a link belongs to the first browser that goes on with it, which may try ag
   const second = (await mine.press(link)).location!
   expect((await mine.open(await mine.decide(first, 'carol'))).status).toBe(410)
   expect((await mine.open(await mine.decide(second, 'carol'))).status).toBe(200)
+})
+
+test('the page of results shows nothing that we did not sign', async () => {
+  const mine = browser()
+  const denied = await fetch(await mine.decide((await mine.press(await newLink('carol'))).location!, 'carol', 'deny'), {
+    redirect: 'manual',
+    headers: { cookie: `sdp_connect=${mine.cookie()}` },
+  })
+  expect([denied.status, denied.headers.get('location'), await denied.text()]).toEqual([303, 'result', ''])
+  const [name, value] = denied.headers
+    .getSetCookie()
+    .find(text => text.startsWith('sdp_connect_result='))!
+    .split(';')[0]!
+    .split('=') as [string, string]
+  const show = async (cookie: string) => {
+    const page = await fetch(`${stack.publicUrl}/connect/result`, { headers: { cookie: `${name}=${cookie}` } })
+    return [page.status, /<p>(.*)<\/p>/.exec(await page.text())![1]]
+  }
+  expect(await show(value)).toEqual([422, expect.stringContaining('did not agree')])
+  const [body, signature] = value.split('.') as [string, string]
+  const lie = Buffer.from(JSON.stringify({ username: 'call 555-0100' })).toString('base64url')
+  for (const forged of [
+    `${lie}.${signature}`,
+    `${lie}.`,
+    lie,
+    `${body}.${signature.slice(1)}`,
+    '.',
+    `${body}.AAAA`,
+    '%00',
+  ])
+    expect(await show(forged)).toEqual([410, expect.stringContaining('no result to show')])
 })
 
 test('who says no is told how to go on, and what was there stays; the same link then works', async () => {
@@ -268,6 +308,20 @@ test('a code that Zoho refuses is told with the next step, and a redirect URI th
   const gone = await browser().press(await newLink('carol'))
   expect((await browser().open(gone.location!)).text).toContain('Invalid Redirect Uri')
   await allow([`${stack.publicUrl}/connect/callback`])
+})
+
+test('a person whose portal is wrong is connected, and told what the administrator must change', async () => {
+  const change = async (portal: string) =>
+    expect((await stack.admin('PATCH', '/v1/users/carol', { sdp: { portal } })).status).toBe(200)
+  await change('no-such-desk')
+  const mine = browser()
+  const page = await mine.open(await mine.decide((await mine.press(await newLink('carol'))).location!, 'carol'))
+  expect([page.status, page.text]).toEqual([
+    200,
+    expect.stringMatching(/<h1>Connected<.*knows no portal.*no-such-desk/),
+  ])
+  expect((await connectionOf('carol')).connection).toBe('connected')
+  await change('itdesk')
 })
 
 test('tools and the user’s own page name the link to who must authorize', async () => {

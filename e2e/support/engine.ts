@@ -7,6 +7,9 @@ import { promisify } from 'node:util'
 
 const run = promisify(execFile)
 
+/** Programs of the Chromium family that the browser tests can drive. */
+export const browserPrograms = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable']
+
 export type EngineInUse = { host: string; stop(): Promise<void> }
 
 /**
@@ -29,7 +32,10 @@ export async function prepareEngine(scratch: string): Promise<EngineInUse> {
   return startPrivateEngine(scratch)
 }
 
-/** What the tests call, from the distribution: the engine, the compose program, and what makes base images without a registry. */
+/**
+ * What the tests call, from the distribution: the engine, the compose program, what makes base images without a registry,
+ * and a browser.
+ */
 async function installTools(): Promise<void> {
   const has = (program: string) =>
     (process.env.PATH ?? '')
@@ -43,6 +49,7 @@ async function installTools(): Promise<void> {
       : ['docker.io', 'iptables']),
     ...(has('docker-compose') || (await hasComposePlugin()) ? [] : ['docker-compose']),
     ...(has('mmdebstrap') ? [] : ['mmdebstrap']),
+    ...(browserPrograms.some(has) ? [] : ['chromium']),
   ]
   const packages = [...new Set(missing)]
   if (packages.length === 0) return

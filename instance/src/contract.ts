@@ -131,6 +131,8 @@ export const boot = z.object({
   allowInsecureUpstream: z.boolean().default(false),
   /** upstream names that may lead to private addresses, see `mayCall`; all others must be public */
   allowedUpstreamHosts: z.array(z.string()).default([]),
+  /** the HTTP proxy (CONNECT) that is the only way out, and what to show it; absent: straight to the upstream */
+  egress: z.object({ proxy: z.url(), token: z.string() }).optional(),
   /** most MCP sessions at once */
   maxSessions: z.number().int().positive().default(100),
   toolsets: z.array(z.enum(toolsets)),

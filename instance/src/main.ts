@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import { Agent, EnvHttpProxyAgent, fetch } from 'undici'
+import { Agent, EnvHttpProxyAgent, fetch, ProxyAgent } from 'undici'
 import manifest from '../package.json' with { type: 'json' }
 import {
   ConfigError,
@@ -13,7 +13,7 @@ import {
   waitsForBoot,
 } from './config.ts'
 import type { InstanceContext } from './context.ts'
-import { dataCenterHosts, exitCodes, statementAudience } from './contract.ts'
+import { type Boot, dataCenterHosts, exitCodes, statementAudience } from './contract.ts'
 import { createLog } from './log.ts'
 import { checkPortal } from './sdp/check-portal.ts'
 import { SealError } from './seal.ts'
@@ -60,6 +60,7 @@ type Setup = {
   howToAuthorize: string
   /** names that may lead to private addresses; `any`: nothing is checked (evaluation and tests) */
   upstreams: readonly string[] | 'any'
+  egress?: Boot['egress']
 }
 
 async function main(): Promise<void> {
@@ -101,6 +102,7 @@ async function runManaged(): Promise<void> {
         : 'Make'
     } a grant code at ${dataCenterHosts[sdp.dataCenter].console} (Self Client, Generate Code) and give it at once to your administrator, who sends it to POST /v1/users/${user.username}/authorization.`,
     upstreams: boot.allowInsecureUpstream ? 'any' : boot.allowedUpstreamHosts,
+    egress: boot.egress,
   })
   const audience = statementAudience(user.id, generation)
   const gate = statementGate({ keys: boot.statementKeys, audience, username: user.username })
@@ -179,7 +181,7 @@ async function openStore(config: StandAlone, log: Logger): Promise<{ store: Toke
 
 type Assembled = { context: InstanceContext; keeper: Keeper; audit: ToolAudit | undefined; meter: UpstreamMeter }
 
-function assemble({ user, settings, store, log, howToAuthorize, upstreams }: Setup): Assembled {
+function assemble({ user, settings, store, log, howToAuthorize, upstreams, egress }: Setup): Assembled {
   const connectTimeoutMs = 10_000
   const pool = {
     connections: 16,
@@ -188,8 +190,21 @@ function assemble({ user, settings, store, log, howToAuthorize, upstreams }: Set
       ? { connectTimeout: connectTimeoutMs }
       : { connect: guardedConnector({ allowedHosts: upstreams, connectTimeoutMs }) }),
   }
-  const behindProxy = ['https_proxy', 'HTTPS_PROXY', 'http_proxy', 'HTTP_PROXY'].some(name => process.env[name])
-  const dispatcher = behindProxy ? new EnvHttpProxyAgent(pool) : new Agent(pool)
+  const behindProxy =
+    egress !== undefined || ['https_proxy', 'HTTPS_PROXY', 'http_proxy', 'HTTP_PROXY'].some(name => process.env[name])
+  const dispatcher = egress
+    ? new ProxyAgent({
+        uri: egress.proxy,
+        token: `Bearer ${egress.token}`,
+        // the proxy makes tunnels and nothing else, for the simulator's http, too
+        proxyTunnel: true,
+        connections: pool.connections,
+        keepAliveTimeout: pool.keepAliveTimeout,
+        connectTimeout: connectTimeoutMs,
+      })
+    : behindProxy
+      ? new EnvHttpProxyAgent(pool)
+      : new Agent(pool)
   const boundFetch: typeof fetch = async (input, init) => {
     if (behindProxy && upstreams !== 'any')
       checkLiteralHost(new URL(typeof input === 'object' && 'url' in input ? input.url : input), upstreams)

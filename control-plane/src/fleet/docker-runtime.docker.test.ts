@@ -315,6 +315,62 @@ describe.skipIf(withoutDocker)('on a Docker engine', () => {
       }
     }, 30_000)
 
+    test('with restricted egress the user’s network leads nowhere, not even to the host, and one of another setting is made anew', async () => {
+      const [plane, outside] = [`${installation}-plane`, `${installation}-outside`]
+      const idle = ['node', '-e', 'require("node:http").createServer((q, r) => r.end("hello")).listen(8080)']
+      for (const name of [plane, outside])
+        await docker('run', '-d', '--name', name, '--label', `test-of=${installation}`, image, ...idle)
+      try {
+        const peers = { reach: 'network', controlPlaneContainer: plane } as const
+        expect(() => open({ egress: 'restricted' })).toThrow('reach "network"')
+        const userId = randomUUID()
+        const network = `sdp-mcp-${installation}-alice`
+        const isInternal = () => docker('network', 'inspect', '--format', '{{.Internal}}', network)
+        const ipOf = (name: string, on: string) =>
+          docker('inspect', '--format', `{{(index .NetworkSettings.Networks "${on}").IPAddress}}`, name)
+        const reached = async (from: string, hosts: string[]) =>
+          JSON.parse(
+            await docker(
+              ...['exec', from, 'node', '-e'],
+              `Promise.all(${JSON.stringify(hosts)}.map(host => new Promise(done => {
+                 const socket = require('node:net').connect({ host, port: 8080, timeout: 2000 }, () => { done('open'); socket.destroy() })
+                 socket.on('error', () => done('closed')).on('timeout', () => { done('closed'); socket.destroy() })
+               }))).then(all => console.log(JSON.stringify(all)))`,
+            ),
+          )
+        const free = open(peers)
+        const before = await free.start(await testSpec(image, { userId, port: 42000 }))
+        expect(await isInternal()).toBe('false')
+        await free.stop(before.id, 1)
+        await free.close()
+
+        const restricted = open({ ...peers, egress: 'restricted' })
+        const started = await restricted.start(await testSpec(image, { userId, port: 42000, generation: 2 }))
+        expect(await isInternal()).toBe('true')
+        const [near, far] = [await ipOf(plane, network), await ipOf(outside, 'bridge')]
+        const gateway = near.replace(/\d+$/, last => String((Number(last) & ~7) + 1))
+        const hostAddress = await docker(
+          'network',
+          'inspect',
+          '--format',
+          '{{(index .IPAM.Config 0).Gateway}}',
+          'bridge',
+        )
+        expect(await reached(started.id, [near, far, gateway, hostAddress])).toEqual([
+          'open',
+          'closed',
+          'closed',
+          'closed',
+        ])
+        // the one that is not restricted does reach it
+        expect(await reached(plane, [far])).toEqual(['open'])
+        for (const id of [before.id, started.id]) await restricted.remove(id)
+        await restricted.close()
+      } finally {
+        await docker('rm', '-f', plane, outside)
+      }
+    }, 60_000)
+
     test('a lost event stream is opened again, and says that something may have been missed', async () => {
       // an engine that hangs up on whoever follows its events
       let opened = 0

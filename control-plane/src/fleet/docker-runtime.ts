@@ -9,7 +9,7 @@ import { type EngineRequest, engineStatus, isGone, isWithoutNetwork, toRuntimeEr
 import { demultiplex } from './docker-logs.ts'
 import { createGate } from './gate.ts'
 import { type InstanceSpec, limitsKey, type ObservedInstance, type Runtime, RuntimeError } from './runtime.ts'
-import { candidates, formatSubnet, parseSubnet, prefixFor, type Subnet } from './subnets.ts'
+import { candidates, formatSubnet, networkPeers, parseSubnet, type Subnet, userPrefix } from './subnets.ts'
 
 /** The only importer of dockerode: one hardened container and one bridge network for each user. */
 
@@ -31,6 +31,8 @@ export type DockerRuntimeOptions = {
   networkPool: string
   /** lines for /etc/hosts of instances, e.g. `host.docker.internal:host-gateway` */
   extraHosts?: readonly string[]
+  /** whether users' networks lead out; `restricted` needs reach "network" */
+  egress?: 'open' | 'restricted'
   log: Logger
 }
 
@@ -60,15 +62,13 @@ type Owner = { id: string; username: string }
 export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
   const { installation, reach, networkPool, extraHosts = [], log } = options
   const engine = options.engine ?? defaultEngine
-  const peers = [
-    ...(reach === 'network' && options.controlPlaneContainer ? [options.controlPlaneContainer] : []),
-    ...(reach === 'network' ? (options.networkPeers ?? []) : []),
-  ]
+  const peers = networkPeers(options)
   if (reach === 'network' && !options.controlPlaneContainer)
     throw new Error('reach "network" needs the name of the control plane’s own container')
+  const isRestricted = options.egress === 'restricted'
+  if (isRestricted && reach !== 'network') throw new Error('restricted egress needs reach "network"')
   const pool = parseSubnet(networkPool)
-  // room for two generations of the user's instance
-  const prefix = prefixFor(peers.length + 2)
+  const prefix = userPrefix(peers)
   const agent = new Agent({ keepAlive: true })
   const docker = new Docker({ ...engineAddress(engine), agent } as Docker.DockerOptions)
   const gate = createGate(concurrentCalls)
@@ -129,6 +129,9 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
           ? { PortBindings: { [portKey]: [{ HostIp: '127.0.0.1', HostPort: String(listen.port) }] } }
           : {}),
         ExtraHosts: [...extraHosts],
+        // Names of the world are the proxy's to resolve. The engine's own server still answers for names of the user's
+        // network, and asks for others here, where nobody is: older engines would ask the host's resolver, which leads out.
+        ...(isRestricted ? { Dns: ['127.0.0.1'] } : {}),
         ReadonlyRootfs: true,
         Tmpfs: { '/tmp': 'rw,noexec,nosuid,nodev,size=32m,mode=1777' },
         CapDrop: ['ALL'],
@@ -191,7 +194,9 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
             Driver: 'bridge',
             // engines before 25 allow two networks of one name without it
             CheckDuplicate: true,
-            Internal: false,
+            Internal: isRestricted,
+            // without an address of the host on it, not even the host is reached
+            ...(isRestricted ? { Options: { 'com.docker.network.bridge.inhibit_ipv4': 'true' } } : {}),
             Attachable: false,
             EnableIPv6: false,
             IPAM: { Driver: 'default', Config: [{ Subnet: formatSubnet(subnet) }] },
@@ -228,7 +233,8 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
         'refused',
         `A Docker network named ${name} exists that is not ours. Remove it with: docker network rm ${name}`,
       )
-    if (found.Labels?.[label.userId] === user.id) return true
+    // one from before SDP_EGRESS was changed is made anew; who was on it is replaced for the same reason
+    if (found.Labels?.[label.userId] === user.id && found.Internal === isRestricted) return true
     await removeNetwork(found.Id)
     return false
   }

@@ -54,11 +54,12 @@ export type InstanceSpec = {
   limits: Limits
 }
 
-export type Limits = { memoryMb: number; cpus: number; pids: number }
+/** `restricted`: the instance reaches its peers, and the world through the control plane's egress proxy only */
+export type Limits = { memoryMb: number; cpus: number; pids: number; egress?: 'open' | 'restricted' }
 
 /** Limits in a form that can be compared, e.g. `256m 1cpu 128p`. */
-export function limitsKey({ memoryMb, cpus, pids }: Limits): string {
-  return `${memoryMb}m ${cpus}cpu ${pids}p`
+export function limitsKey({ memoryMb, cpus, pids, egress }: Limits): string {
+  return `${memoryMb}m ${cpus}cpu ${pids}p${egress === 'restricted' ? ' restricted' : ''}`
 }
 
 export type ObservedInstance = {

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { candidates, formatSubnet, overlaps, parseSubnet, prefixFor } from './subnets.ts'
+import { candidates, containerAddresses, formatSubnet, overlaps, parseSubnet, prefixFor } from './subnets.ts'
 
 test('a subnet is read and written the same', () => {
   for (const text of ['10.213.0.0/16', '192.168.255.248/29', '0.0.0.0/0', '255.255.255.255/32'])
@@ -41,4 +41,12 @@ test('two users seldom begin at the same place', () => {
   const pool = parseSubnet('10.213.0.0/16')
   const first = Array.from({ length: 200 }, () => formatSubnet(candidates(pool, 29, randomUUID()).next().value!))
   expect(new Set(first).size).toBeGreaterThan(180)
+})
+
+test('addresses of containers are told from the gateway of each network, which is the host, and from all others', () => {
+  const isContainer = containerAddresses(parseSubnet('10.213.0.0/16'), 29)
+  for (const address of ['10.213.0.2', '10.213.0.6', '10.213.255.250', '10.213.7.18'])
+    expect([address, isContainer(address)]).toEqual([address, true])
+  for (const address of ['10.213.0.1', '10.213.0.9', '10.213.255.249', '10.214.0.2', '127.0.0.1', '::1', '', 'x'])
+    expect([address, isContainer(address)]).toEqual([address, false])
 })

@@ -20,6 +20,33 @@ export function prefixFor(members: number): number {
   return Math.min(29, 32 - Math.ceil(Math.log2(members + 3)))
 }
 
+/** Who is on each user's network beside the user's instances: the control plane where it is a container, and its peers. */
+export function networkPeers(options: {
+  reach: 'loopback' | 'network'
+  controlPlaneContainer?: string | undefined
+  networkPeers?: readonly string[]
+}): string[] {
+  if (options.reach === 'loopback') return []
+  return [...(options.controlPlaneContainer ? [options.controlPlaneContainer] : []), ...(options.networkPeers ?? [])]
+}
+
+/** The prefix of each user's network: room for two generations of the instance, and the peers. */
+export function userPrefix(peers: readonly string[]): number {
+  return prefixFor(peers.length + 2)
+}
+
+/**
+ * Tells addresses of containers on users' networks. The gateway of each network, its first address, is the host itself.
+ * @param prefix - of the users' networks
+ */
+export function containerAddresses(pool: Subnet, prefix: number): (address: string) => boolean {
+  return text => {
+    if (!/^\d+\.\d+\.\d+\.\d+$/.test(text)) return false
+    const { address } = parseSubnet(`${text}/32`)
+    return overlaps({ address, prefix: 32 }, pool) && (address & ~mask(prefix)) !== 1
+  }
+}
+
 /**
  * The subnets of a pool in the order a user tries them. Each user begins at a place of its own, so that users
  * created at the same moment seldom meet, and an address just freed is not handed to the next user at once.

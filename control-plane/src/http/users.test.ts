@@ -739,6 +739,30 @@ describe('API keys', () => {
 })
 
 describe('POST /v1/users/:username/authorization', () => {
+  test('a grant that Zoho accepted is kept although the portal is wrong, and the answer says both', async () => {
+    await create('alice', { sdp: client })
+    admin.control.answer = one =>
+      reply(one, {
+        state: 'connected',
+        scopes: ['SDPOnDemand.requests.ALL'],
+        reasonCode: 'portal-unknown',
+        reason: 'Take another portal.',
+      })
+    const answer = await call('POST', '/v1/users/alice/authorization', { grantCode })
+    expect([answer.status, answer.json]).toEqual([
+      200,
+      {
+        connection: 'connected',
+        scopes: ['SDPOnDemand.requests.ALL'],
+        warning: { code: 'portal-unknown', detail: 'Take another portal.' },
+      },
+    ])
+    const events = await admin.db.query<{ action: string }>(
+      "select action from audit_events where username = 'alice' and action like 'connection.%'",
+    )
+    expect(events.map(({ action }) => action)).toEqual(['connection.authorized'])
+  })
+
   test('hands the code to the instance and tells the state', async () => {
     await create('alice', { sdp: client })
     admin.control.answer = connected

@@ -265,16 +265,23 @@ export function userRoutes(
       schema: {
         summary: 'Authorize the user at Zoho',
         description:
-          'Give a grant code of a self client, or a refresh token. What was there before stays in force if Zoho rejects it.',
+          'Give a grant code of a self client, or a refresh token. What was there before stays in force if Zoho rejects it. `warning`: Zoho accepted it, but ServiceDesk Plus does not know the portal; `detail` says what to change.',
         tags: ['authorization'],
         params: byName,
         body: authorizationMaterial,
-        response: { 200: z.object({ connection: z.enum(connectionStates), scopes: z.array(z.string()) }) },
+        response: {
+          200: z.object({
+            connection: z.enum(connectionStates),
+            scopes: z.array(z.string()),
+            warning: z.object({ code: z.string(), detail: z.string() }).nullable(),
+          }),
+        },
       },
     },
     async request => {
       const report = await connections.authorize(request.params.username, request.body, actorOf(request))
-      return { connection: report.state, scopes: report.scopes }
+      const { state: connection, scopes, reasonCode: code, reason } = report
+      return { connection, scopes, warning: code === null ? null : { code, detail: reason ?? '' } }
     },
   )
 

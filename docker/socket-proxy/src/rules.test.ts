@@ -35,6 +35,7 @@ const create = (body: unknown, name = 'sdp-mcp-main-alice-1') =>
 
 test('a container like those of the control plane may be made, and none that differs in what protects the host', () => {
   expect(create(container())).toBe(true)
+  expect(create(container({ Dns: ['127.0.0.1'] }))).toBe(true)
   expect(create(container({ PortBindings: { '1/tcp': [{ HostIp: '127.0.0.1', HostPort: '1' }] } }))).toBe(true)
   for (const host of [
     { Privileged: true },
@@ -58,6 +59,7 @@ test('a container like those of the control plane may be made, and none that dif
     { Memory: 0, MemorySwap: 0 },
     { MemorySwap: -1 },
     { PidsLimit: 0 },
+    { Dns: ['192.0.2.53'] },
     { Runtime: 'other' },
     { LogConfig: { Type: 'syslog', Config: { 'syslog-address': 'tcp://x' } } },
     { RestartPolicy: { Name: 'always' } },
@@ -78,6 +80,28 @@ test('a container like those of the control plane may be made, and none that dif
   for (const name of ['other', 'sdp-mcp-other-alice-1', 'sdp-mcp-main-../x', ''])
     expect(create(container(), name)).toBe(false)
   for (const body of [undefined, null, [], 'text', {}]) expect(create(body)).toBe(false)
+})
+
+test('a network of this installation may lead nowhere, and may have no other option', () => {
+  const network = (more: object) =>
+    ask('POST', '/networks/create', {
+      Name: 'sdp-mcp-main-alice',
+      Driver: 'bridge',
+      Attachable: false,
+      IPAM: { Driver: 'default', Config: [{ Subnet: '10.213.0.0/29' }] },
+      Labels: { 'com.sdp-mcp.installation': 'main' },
+      ...more,
+    }).allow
+  expect(network({})).toBe(true)
+  expect(network({ Internal: true, Options: { 'com.docker.network.bridge.inhibit_ipv4': 'true' } })).toBe(true)
+  for (const refused of [
+    { Driver: 'macvlan' },
+    { Name: 'sdp-mcp-other-alice' },
+    { Options: { 'com.docker.network.bridge.name': 'docker0' } },
+    { Options: { 'com.docker.network.bridge.inhibit_ipv4': 'true', parent: 'eth0' } },
+    { ConfigFrom: { Network: 'x' } },
+  ])
+    expect(network(refused)).toBe(false)
 })
 
 test('no other call passes', () => {

@@ -133,7 +133,7 @@ const containerFields = [
 const hostFields = [
   ...['NetworkMode', 'PortBindings', 'ExtraHosts', 'ReadonlyRootfs', 'Tmpfs', 'CapDrop', 'SecurityOpt', 'Privileged'],
   ...['IpcMode', 'PidsLimit', 'Memory', 'MemorySwap', 'OomKillDisable', 'NanoCpus', 'Ulimits', 'Init', 'LogConfig'],
-  'RestartPolicy',
+  ...['RestartPolicy', 'Dns'],
 ]
 
 function container(policy: Policy, containerName: string, body: unknown): Verdict {
@@ -161,6 +161,7 @@ function container(policy: Policy, containerName: string, body: unknown): Verdic
     NanoCpus: isBetween(host.NanoCpus, 1, 64e9),
     LogConfig: (host.LogConfig as Fields | undefined)?.Type === 'json-file',
     RestartPolicy: same(host.RestartPolicy, { Name: 'no' }),
+    Dns: host.Dns === undefined || same(host.Dns, ['127.0.0.1']),
   }
   const wrong = Object.keys(checks).filter(key => !checks[key])
   return wrong.length > 0 ? no(`the container's ${wrong.join(', ')} may not be so`) : { allow: true, body }
@@ -176,13 +177,14 @@ function publishesOnLoopback(bindings: unknown): boolean {
 
 function network(policy: Policy, body: unknown): Verdict {
   const given = fields(body, [
-    ...['Name', 'Driver', 'CheckDuplicate', 'Internal', 'Attachable', 'EnableIPv6', 'IPAM', 'Labels'],
+    ...['Name', 'Driver', 'CheckDuplicate', 'Internal', 'Attachable', 'EnableIPv6', 'IPAM', 'Labels', 'Options'],
   ])
   const isFine =
     given &&
     String(given.Name).startsWith(`sdp-mcp-${policy.installation}-`) &&
     given.Driver === 'bridge' &&
     given.Attachable === false &&
+    (given.Options === undefined || same(given.Options, { 'com.docker.network.bridge.inhibit_ipv4': 'true' })) &&
     fields(given.IPAM, ['Driver', 'Config']) &&
     (given.IPAM as Fields).Driver === 'default' &&
     isOurs(policy, given.Labels)

@@ -180,6 +180,42 @@ test("attack: from inside, the database and ServiceDesk Plus are reached; bob's 
   expect(others.filter(result => result === 'open')).toEqual([])
 })
 
+/** What a GET hears from inside, until the other side ends it: `refused` when no connection came up. */
+const hear = (targets: [host: string, port: number, path: string][]): Promise<string[]> =>
+  runInside(hers, hearing(targets))
+const hearing = (targets: [host: string, port: number, path: string][]) => `
+const { connect } = await import('node:net')
+tell(await Promise.all(${JSON.stringify(targets)}.map(([host, port, path]) => new Promise(done => {
+  let heard = 'open '
+  const socket = connect({ host, port, timeout: 2500 }, () => socket.write('GET ' + path + ' HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n'))
+  socket.on('data', data => { heard += data.toString('latin1').slice(0, 12) }).on('close', () => done(heard))
+  socket.on('error', error => { if (error.code !== 'ECONNRESET') heard = 'refused' }).on('timeout', () => socket.destroy())
+}))))`
+
+test('attack: a control plane that listens on every address of the host hangs up on instances, on both listeners', async () => {
+  await stack.controlPlane().stop()
+  await stack.startControlPlane({ SDP_HTTP_HOST: '0.0.0.0', SDP_ADMIN_HOST: '0.0.0.0' })
+  const { hostAddress } = inject('engine')
+  const [{ Gateway }] = Object.values((await inspect(hers)).NetworkSettings.Networks) as [{ Gateway: string }]
+  const ports = [stack.publicUrl, stack.adminUrl].map(url => Number(new URL(url).port))
+  const doors = ports.flatMap(port =>
+    [Gateway, hostAddress].flatMap(host =>
+      ['/healthz', '/v1/users', '/metrics', '/mcp'].map(path => [host, port, path] as [string, number, string]),
+    ),
+  )
+  expect(new Set(await hear(doors))).toEqual(new Set(['open ']))
+  // another container of the same engine, which is not an instance, finds somebody at home there
+  const { Config } = await inspect(hers)
+  const { output } = await docker([
+    ...['run', '--rm', '--entrypoint', 'node', Config.Image, '--input-type=module', '-e'],
+    `const tell = value => process.stdout.write(JSON.stringify(value));\n${hearing(ports.map(port => [hostAddress, port, '/healthz']))}`,
+  ])
+  expect(JSON.parse(output)).toEqual(['open HTTP/1.1 200', 'open HTTP/1.1 200'])
+  expect(stack.controlPlane().output()).toContain('instance-refused')
+  await stack.controlPlane().stop()
+  await stack.startControlPlane()
+})
+
 test('attack: bob is not found by name in the network either', async () => {
   const names = await runInside(
     hers,

@@ -11,6 +11,7 @@ let alice: Awaited<ReturnType<Stack['addUser']>>
 let hers: Awaited<ReturnType<typeof secretsOf>>
 let his: Awaited<ReturnType<typeof secretsOf>>
 let thief: pg.Client
+let holder: Awaited<ReturnType<typeof holdLocks>>
 
 const loginAs = async (user: string, password: string, database = stack.database.database) => {
   const client = new pg.Client({ ...stack.database, user, password, database, connectionTimeoutMillis: 10_000 })
@@ -21,9 +22,10 @@ const loginAs = async (user: string, password: string, database = stack.database
 
 beforeAll(async () => {
   stack = await startStack()
-  ;[alice] = await Promise.all([stack.addUser('alice'), stack.addUser('bob')])
+  ;[alice] = await Promise.all([stack.addUser('alice'), stack.addUser('bob'), stack.addUser('carol')])
   ;[hers, his] = await Promise.all([secretsOf(stack, 'alice'), secretsOf(stack, 'bob')])
   thief = await loginAs(hers.role, hers.rolePassword)
+  holder = await holdLocks()
 })
 afterAll(async () => {
   await thief?.end()
@@ -87,7 +89,8 @@ test("attack: updates and deletes of bob's rows touch nothing", async () => {
   )
   expect(await countOf('update oauth_access_tokens set expires_at = now() where user_id = $1', [his.userId])).toBe(0)
   for (const table of ['oauth_access_tokens', 'oauth_token_mints'])
-    expect(await countOf(`delete from ${table} where user_id = $1`, [his.userId])).toBe(0)
+    expect(await refused(`delete from ${table} where user_id = $1`, [his.userId])).toBe(denied)
+  await thief.query('select forget_access_token($1)', [his.userId])
   expect(await refused('delete from oauth_tokens where user_id = $1', [his.userId])).toBe(denied)
   expect(await refused('truncate oauth_access_tokens')).toBe(denied)
   expect(await rowsOf(his.userId)).toBe(before)
@@ -96,6 +99,8 @@ test("attack: updates and deletes of bob's rows touch nothing", async () => {
 test('attack: rows in the name of bob cannot be inserted, nor own rows given to him', async () => {
   const before = await rowsOf(his.userId)
   expect(await refused('insert into oauth_token_mints (user_id) values ($1)', [his.userId])).toBe(denied)
+  // the function knows whose login it is, and that bob is somebody else
+  expect(await refused('select record_mint($1)', [his.userId])).toBe('23502')
   expect(
     await refused(
       "insert into oauth_access_tokens (user_id, access_token_sealed, expires_at) values ($1, 'x', now()) on conflict (user_id) do update set access_token_sealed = 'x'",
@@ -239,6 +244,30 @@ test('attack: a stolen role cannot use up the connections of the others', async 
   expect((await stack.admin('GET', '/v1/users/alice')).status).toBe(200)
   await Promise.all(clients.map(client => client.end()))
 })
+
+test('attack: no table can be locked against the others, not even by way of a view', async () => {
+  for (const table of [...tenantTables, 'users', 'audit_events', 'schema_migrations', 'pg_catalog.pg_settings'])
+    for (const mode of ['row exclusive', 'share', 'access exclusive']) {
+      await thief.query('begin')
+      expect([table, mode, await refused(`lock table ${table} in ${mode} mode nowait`)]).toEqual([table, mode, denied])
+      await thief.query('rollback')
+    }
+})
+
+/** As carol's role, without any limit of time: her row is locked and the transaction left open. */
+async function holdLocks() {
+  const { role, rolePassword } = await secretsOf(stack, 'carol')
+  const client = await loginAs(role, rolePassword)
+  let endedAfterMs: number | undefined
+  await client.query('set idle_in_transaction_session_timeout = 0; set statement_timeout = 0; set lock_timeout = 0')
+  await client.query('begin')
+  await client.query('select from oauth_tokens for update')
+  const since = performance.now()
+  client.on('end', () => {
+    endedAfterMs = performance.now() - since
+  })
+  return { endedAfterMs: () => endedAfterMs }
+}
 
 test("attack: advisory locks taken with the control plane's names do not stop its work", async () => {
   const holder = await loginAs(hers.role, hers.rolePassword)
@@ -425,6 +454,15 @@ test("attack: bob's wrapped data key in alice's row does not open anything for h
     await expectUnopened(seen)
     expect(JSON.stringify([seen.user, seen.seen])).not.toContain(his.rolePassword)
   })
+})
+
+test('attack: a transaction left open for ever is ended within a minute and a half, and noted', async () => {
+  await eventually(() => holder.endedAfterMs() !== undefined, { withinMs: 100_000, what: 'the end of the transaction' })
+  expect(holder.endedAfterMs()).toBeLessThan(90_000)
+  const { body } = await stack.admin('GET', '/v1/audit?user=carol&action=instance.transaction-ended')
+  expect(body.events[0]).toMatchObject({ actor: 'system', detail: { state: 'idle in transaction' } })
+  expect((await stack.admin('GET', '/metrics')).body).toMatch(/sdp_mcp_instance_transactions_ended_total [1-9]/)
+  await stack.sql('update oauth_tokens set updated_at = now()')
 })
 
 test('attack: after all of it alice and bob work as before', async () => {

@@ -216,6 +216,21 @@ describe('an access token', () => {
     expect(scripted.tokenCalls()).toBe(2)
   })
 
+  test('lives as long as the database says, also where the clock of an instance is hours wrong', async () => {
+    const user = await connected()
+    const twoHours = 7_200_000
+    const skewed = [0, twoHours, -twoHours].map(by => keep(user, { ...onScript, now: () => Date.now() + by }))
+    const tokens = []
+    for (const keeper of skewed) tokens.push(await keeper.accessToken(), await keeper.accessToken())
+    expect(new Set(tokens).size).toBe(1)
+    expect(scripted.tokenCalls()).toBe(1)
+    // and ends as the database says
+    await expireStored(user)
+    const late = keep(user, { ...onScript, now: () => Date.now() - twoHours })
+    expect(await late.accessToken()).not.toBe(tokens[0])
+    expect(scripted.tokenCalls()).toBe(2)
+  })
+
   test('is renewed ahead of its end, without anybody waiting', async () => {
     const user = await connected()
     let clock = Date.now()

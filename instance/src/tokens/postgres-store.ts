@@ -26,7 +26,8 @@ export type PostgresStoreOptions = {
 /**
  * Tokens in PostgreSQL, through the instance's own role, which row-level security confines to its own rows.
  *
- * The row lock is `for no key update`: the foreign key of oauth_token_mints takes `for key share` on the same row,
+ * The role has rights on columns only, which give none to LOCK a table, and functions for the rest
+ * (0009_narrow_instance_rights.sql). The row lock is `for no key update`: the foreign key of oauth_token_mints takes `for key share` on the same row,
  * so a mint can be counted on a second connection while the first holds the lock.
  */
 export function postgresStore({ database, userId, key, onError }: PostgresStoreOptions): TokenStore {
@@ -93,8 +94,7 @@ export function postgresStore({ database, userId, key, onError }: PostgresStoreO
            minted_at = excluded.minted_at, expires_at = excluded.expires_at`,
         [userId, seal(key, change.accessToken.token, context.access_token_sealed), change.accessToken.lifeMs / 1000],
       )
-    else if (change.accessToken === null)
-      await client.query('delete from oauth_access_tokens where user_id = $1', [userId])
+    else if (change.accessToken === null) await client.query('select forget_access_token($1)', [userId])
   }
 
   return {
@@ -125,11 +125,7 @@ export function postgresStore({ database, userId, key, onError }: PostgresStoreO
         const result = await work({
           connection: await select(client),
           async recordMint() {
-            await pool.query(
-              `with forgotten as (delete from oauth_token_mints where user_id = $1 and minted_at < now() - interval '1 hour')
-               insert into oauth_token_mints (user_id) values ($1)`,
-              [userId],
-            )
+            await pool.query('select record_mint($1)', [userId])
           },
           save: change => save(client, change),
         })

@@ -201,9 +201,11 @@ describe('PostgreSQL', () => {
     expect(await rows('select from oauth_tokens')).toBe(1)
     expect(await rows('select from oauth_tokens where user_id = $1', [alice.userId])).toBe(0)
     expect(await rows('update oauth_tokens set reason = null where user_id = $1 returning 1', [alice.userId])).toBe(0)
-    await expect(asBob.query('insert into oauth_token_mints (user_id) values ($1)', [alice.userId])).rejects.toThrow(
-      /row-level security/,
+    await expect(asBob.query('select record_mint($1)', [alice.userId])).rejects.toThrow(
+      /null value in column "user_id"/,
     )
+    await asBob.query('select record_mint($1)', [bob.userId])
+    expect(await rows('select from oauth_token_mints')).toBe(1)
     for (const table of ['users', 'api_keys', 'data_keys', 'signing_keys', 'audit_events'])
       await expect(asBob.query(`select from ${table}`)).rejects.toThrow(/permission denied/)
     await asBob.end()
