@@ -1,3 +1,4 @@
+import { instance } from './instance/instance.ts'
 import { provision } from './provision.ts'
 import { proxy } from './proxy/proxy.ts'
 import { scale } from './scale.ts'
@@ -15,6 +16,7 @@ const benchmarks: Record<string, (options: { rounds?: number; short: boolean }) 
   scale: ({ rounds, short }) => scale({ users: rounds ?? (short ? 10 : 100) }),
   proxy: ({ rounds, short }) => proxy({ rounds: rounds ?? 5, short }),
   transparency,
+  instance: ({ rounds, short }) => instance({ rounds: rounds ?? (short ? 1 : 5), short }),
   tools: () => tools(),
 }
 

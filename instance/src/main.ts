@@ -1,7 +1,6 @@
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import { Agent, EnvHttpProxyAgent, fetch } from 'undici'
 import manifest from '../package.json' with { type: 'json' }
 import {
   ConfigError,
@@ -15,6 +14,7 @@ import {
 import type { InstanceContext } from './context.ts'
 import { dataCenterHosts, exitCodes, statementAudience } from './contract.ts'
 import { createLog } from './log.ts'
+import { createOutgoing } from './outgoing.ts'
 import { checkPortal } from './sdp/check-portal.ts'
 import { SealError } from './seal.ts'
 import { buildServer, servicesOf } from './server.ts'
@@ -28,7 +28,6 @@ import { type Gate, type HttpServer, serveHttp } from './transports/http.ts'
 import { localGate } from './transports/local-gate.ts'
 import { statementGate } from './transports/statement.ts'
 import { serveStdio } from './transports/stdio.ts'
-import { checkLiteralHost, guardedConnector } from './upstream-guard.ts'
 import { meterUpstream, type UpstreamMeter } from './upstream-meter.ts'
 import { createUsage } from './usage.ts'
 
@@ -180,23 +179,9 @@ async function openStore(config: StandAlone, log: Logger): Promise<{ store: Toke
 type Assembled = { context: InstanceContext; keeper: Keeper; audit: ToolAudit | undefined; meter: UpstreamMeter }
 
 function assemble({ user, settings, store, log, howToAuthorize, upstreams }: Setup): Assembled {
-  const connectTimeoutMs = 10_000
-  const pool = {
-    connections: 16,
-    keepAliveTimeout: 30_000,
-    ...(upstreams === 'any'
-      ? { connectTimeout: connectTimeoutMs }
-      : { connect: guardedConnector({ allowedHosts: upstreams, connectTimeoutMs }) }),
-  }
   const behindProxy = ['https_proxy', 'HTTPS_PROXY', 'http_proxy', 'HTTP_PROXY'].some(name => process.env[name])
-  const dispatcher = behindProxy ? new EnvHttpProxyAgent(pool) : new Agent(pool)
-  const boundFetch: typeof fetch = async (input, init) => {
-    if (behindProxy && upstreams !== 'any')
-      checkLiteralHost(new URL(typeof input === 'object' && 'url' in input ? input.url : input), upstreams)
-    return fetch(input, { dispatcher, ...init })
-  }
   const { sdp } = settings
-  const meter = meterUpstream(boundFetch, sdp.accountsUrl)
+  const meter = meterUpstream(createOutgoing({ upstreams, behindProxy }), sdp.accountsUrl)
   const accounts = createZohoAccounts({
     accountsUrl: sdp.accountsUrl,
     consoleUrl: dataCenterHosts[sdp.dataCenter].console,

@@ -20,8 +20,10 @@ import {
   toolsets,
   type UsageReport,
 } from '../contract.ts'
+import { createTrim } from '../trim.ts'
 import { createEventStore, type ResumableEvents } from './event-store.ts'
 import { createSessions, requestIdOf, type Session } from './sessions.ts'
+import { webRequest } from './web.ts'
 
 export type Admission =
   | { purpose: 'mcp' | 'control' | 'nothing' }
@@ -85,6 +87,8 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     idleMs: options.sessionIdleMs ?? 30 * 60_000,
     log,
   })
+  const trim = createTrim({ isQuiet: () => sessions.inFlight() === 0 })
+  trim.worked()
   const eventStores = new WeakMap<Session, ResumableEvents>()
   const streamable = (session: Session | undefined) =>
     session?.kind === 'streamable' ? (session as Session<WebStandardStreamableHTTPServerTransport>) : undefined
@@ -116,6 +120,8 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       return answer(response, status, { error: code, message }, headers)
     }
     if (admission.purpose === 'nothing') return answer(response, 404, notFound)
+    // the control plane asks every few seconds, which is no work
+    if (admission.purpose === 'mcp') response.once('close', trim.worked)
     if (path.startsWith('/control/') && admission.purpose !== 'control')
       return answer(response, 403, { error: 'control-only', message: 'Only the control plane may call this.' })
     switch (path) {
@@ -304,8 +310,8 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     { parsed, ids = [], endAfterEvents }: { parsed?: unknown; ids?: RequestId[]; endAfterEvents?: number } = {},
   ): Promise<void> {
     session.touch()
-    const webRequest = new Request(url, { method: request.method, headers: plainHeaders(request) })
-    const webResponse = await session.transport.handleRequest(webRequest, { parsedBody: parsed })
+    const asked = webRequest(request, url, plainHeaders(request))
+    const webResponse = await session.transport.handleRequest(asked, { parsedBody: parsed })
     const isStream = webResponse.body !== null && webResponse.headers.get('content-type') === 'text/event-stream'
     if (!isStream) {
       response.writeHead(webResponse.status, Object.fromEntries(webResponse.headers))
@@ -413,6 +419,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
 
   async function stop(graceMs = 8_000): Promise<void> {
     stopping = true
+    trim.stop()
     clearInterval(heartbeat)
     const closed = new Promise(done => server.close(done))
     server.closeIdleConnections()
