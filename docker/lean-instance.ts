@@ -38,6 +38,7 @@ export const leftOut: Replacement[] = [
   { filter: /^node:tls$/, importer: sdk, contents: 'export class TLSSocket {}' },
   // pino in a thread of its own
   { filter: /^thread-stream$/, importer: join('pino', 'lib'), contents: `module.exports = ${never('thread-stream')}` },
+  { filter: /^(node:)?worker_threads$/, importer: join('pino', 'lib'), contents: 'export const isMainThread = true' },
   // zod's messages in fifty languages; ours are English
   {
     filter: /^\.\.\/locales\/index\.js$/,

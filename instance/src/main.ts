@@ -18,7 +18,6 @@ import { createOutgoing } from './outgoing.ts'
 import { checkPortal } from './sdp/check-portal.ts'
 import { SealError } from './seal.ts'
 import { buildServer, servicesOf } from './server.ts'
-import { fileStore } from './tokens/file-store.ts'
 import { createKeeper, type Keeper, mintLimit } from './tokens/keeper.ts'
 import { enrollLoneUser, postgresStore } from './tokens/postgres-store.ts'
 import type { TokenStore } from './tokens/store.ts'
@@ -150,6 +149,7 @@ async function runAlone(args: string[]): Promise<void> {
 async function openStore(config: StandAlone, log: Logger): Promise<{ store: TokenStore; userId: string }> {
   const { store, credentials, username } = config
   if (store.kind === 'file') {
+    const { fileStore } = await import('./tokens/file-store.ts')
     const key = store.key ?? (await keyBeside(store.folder))
     const file = fileStore({ path: join(store.folder, `${username}.json`), userId: username, key })
     await file.takeOver(credentials)
