@@ -3,6 +3,7 @@ import { cp, mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
 import { build, type Plugin } from 'esbuild'
+import { leanPlugins, leftOut, type Replacement } from './lean-instance.ts'
 
 /**
  * Bundles what runs in images: one file per program, so that an image holds no node_modules and starts without
@@ -12,8 +13,8 @@ import { build, type Plugin } from 'esbuild'
 type Target = {
   /** folder of the package; the entry is `src/main.ts` in it, the result `dist/main.mjs` */
   name: string
-  /** smaller source to read at start; names stay, so that stack traces still tell something */
-  minifyWhitespace?: boolean
+  /** smaller source to read at start and to hold; names stay, so that stack traces still tell something */
+  small?: boolean
   plugins?: Plugin[]
   /** what the program reads from beside its bundle */
   copy?: (dist: string) => Promise<void>
@@ -22,8 +23,7 @@ type Target = {
 const root = dirname(import.meta.dirname)
 
 // CommonJS dependencies expect these; as properties of the global object they cannot clash with a module's own names.
-const commonJsGlobals = `import { createRequire as sdpCreateRequire } from 'node:module'
-globalThis.require ??= sdpCreateRequire(import.meta.url)
+const commonJsGlobals = `globalThis.require ??= process.getBuiltinModule('node:module').createRequire(import.meta.url)
 globalThis.__filename ??= import.meta.filename
 globalThis.__dirname ??= import.meta.dirname`
 
@@ -66,7 +66,7 @@ const swaggerUiAssets: Plugin = {
 }
 
 const targets: Target[] = [
-  { name: 'instance', minifyWhitespace: true, plugins: [withoutMigrations] },
+  { name: 'instance', small: true, plugins: [withoutMigrations, ...leftOut.map(leaveOut), ...leanPlugins] },
   {
     name: 'control-plane',
     plugins: [withoutImageBuilding, swaggerUiAssets],
@@ -114,7 +114,8 @@ for (const target of targets.filter(({ name }) => wanted.length === 0 || wanted.
     platform: 'node',
     target: 'node24',
     format: 'esm',
-    minifyWhitespace: target.minifyWhitespace ?? false,
+    minifyWhitespace: target.small ?? false,
+    minifySyntax: target.small ?? false,
     // kept beside the bundle for whoever debugs; images leave it out, because Node would hold it parsed in memory
     sourcemap: 'external',
     legalComments: 'external',
@@ -125,12 +126,13 @@ for (const target of targets.filter(({ name }) => wanted.length === 0 || wanted.
     logLevel: 'warning',
   }).catch(() => stop(`${target.name} could not be bundled; esbuild's reasons are above.`))
   await target.copy?.(dist)
+  if (target.small) await mustBeAscii(join(dist, 'main.mjs'))
   const bytes = result.metafile.outputs[relative(root, join(dist, 'main.mjs'))]?.bytes ?? 0
   process.stdout.write(`${relative(root, dist)}/main.mjs ${(bytes / 1_048_576).toFixed(2)} MiB\n`)
 }
 
-/** Puts `contents` in the place of a module, where files whose path contains `importer` ask for it. */
-function leaveOut({ filter, importer, contents }: { filter: RegExp; importer: string; contents: string }): Plugin {
+/** Puts `contents` in the place of a module. */
+function leaveOut({ filter, importer, contents }: Replacement): Plugin {
   return {
     name: `leave-out ${filter.source}`,
     setup(bundle) {
@@ -139,9 +141,22 @@ function leaveOut({ filter, importer, contents }: { filter: RegExp; importer: st
           ? { path: request.path, namespace: `left-out ${filter.source}` }
           : undefined,
       )
-      bundle.onLoad({ filter: /.*/, namespace: `left-out ${filter.source}` }, () => ({ contents }))
+      bundle.onLoad({ filter: /.*/, namespace: `left-out ${filter.source}` }, () => ({
+        contents,
+        resolveDir: join(root, 'instance'),
+      }))
     },
   }
+}
+
+/** One character beyond ASCII makes V8 hold the whole source with two bytes a character, as long as the process lives. */
+async function mustBeAscii(file: string): Promise<void> {
+  const source = await readFile(file, 'latin1')
+  const at = source.search(/[^\0-\x7f]/)
+  if (at !== -1)
+    stop(
+      `${relative(root, file)} holds a character beyond ASCII, so each instance would need twice the memory for it. esbuild escapes them everywhere but in regular expressions: write it as \\u... in the source of: ${source.slice(Math.max(0, at - 80), at)}`,
+    )
 }
 
 /** Copies the files with that ending, not what lies deeper. */

@@ -1,6 +1,8 @@
+import { instance } from './instance/instance.ts'
 import { provision } from './provision.ts'
 import { proxy } from './proxy/proxy.ts'
 import { scale } from './scale.ts'
+import { toolpath } from './toolpath.ts'
 import { tools } from './tools.ts'
 import { transparency } from './transparency/transparency.ts'
 
@@ -15,6 +17,8 @@ const benchmarks: Record<string, (options: { rounds?: number; short: boolean }) 
   scale: ({ rounds, short }) => scale({ users: rounds ?? (short ? 10 : 100) }),
   proxy: ({ rounds, short }) => proxy({ rounds: rounds ?? 5, short }),
   transparency,
+  instance: ({ rounds, short }) => instance({ rounds: rounds ?? (short ? 1 : 5), short }),
+  toolpath: ({ rounds, short }) => toolpath({ rounds: rounds ?? (short ? 2 : 6), short }),
   tools: () => tools(),
 }
 

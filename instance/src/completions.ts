@@ -3,7 +3,6 @@ import { text } from './sdp/json.ts'
 import { all, criteria, is } from './sdp/list-info.ts'
 import { personIs } from './sdp/people.ts'
 import type { Services } from './services.ts'
-import { strangersLine } from './tools/markdown.ts'
 
 /** Suggestions while a person types an argument. They are a convenience: a failure suggests nothing. */
 export interface Completions {
@@ -32,6 +31,8 @@ export function createCompletions(services: Omit<Services, 'completions'>): Comp
     async people(typed) {
       if (typed.trim().length < 2) return []
       try {
+        // what it comes with, a parser of HTML, is needed by tools and by nobody who waits
+        const { strangersLine } = await import('./tools/markdown.ts')
         const found = await people.find(sdp(), typed, { kind: 'technician' })
         return found.map(person => strangersLine(person.name) ?? '').filter(name => name !== '')
       } catch {

@@ -1,5 +1,4 @@
 import { randomBytes } from 'node:crypto'
-import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import {
@@ -99,6 +98,8 @@ export async function readStandAlone(
   args: readonly string[],
   isTerminal: boolean,
 ): Promise<StandAlone> {
+  // an instance of the control plane needs no files
+  const { readFile } = await import('node:fs/promises')
   const problems: string[] = []
   const values: Environment = {}
   for (const [name, value] of Object.entries(env)) {
@@ -264,6 +265,7 @@ export function forgetSecrets(env: Environment): void {
  * @throws ConfigError when the file holds something else
  */
 export async function keyBeside(folder: string): Promise<SealingKey> {
+  const { link, mkdir, readFile, rm, writeFile } = await import('node:fs/promises')
   const path = join(folder, 'master.key')
   await mkdir(folder, { recursive: true, mode: 0o700 })
   const draft = `${path}.${randomBytes(6).toString('hex')}`

@@ -170,6 +170,16 @@ export const statementClaims = z.object({
 })
 export type StatementClaims = z.infer<typeof statementClaims>
 
+/**
+ * Last words: what the proxy writes to a client's event stream when the instance dies on it, so that whoever waits for an
+ * answer gets an error at once; SDK clients would wait a whole minute. Base64 of complete events, made by the instance, so
+ * that the proxy need not know what they say. In the head of an event stream they are for that stream; in the head of any
+ * other answer for the stream that {@link streamHeader} names, in place of what it was told before.
+ */
+export const lastWordsHeader = 'x-sdp-last-words'
+/** Names an event stream of an instance, for {@link lastWordsHeader}. */
+export const streamHeader = 'x-sdp-stream'
+
 /** `GET /healthz` of an instance; needs no statement and tells nothing secret. */
 export const health = z.object({
   status: z.literal('ok'),

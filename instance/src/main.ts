@@ -1,7 +1,6 @@
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import { Agent, EnvHttpProxyAgent, fetch, ProxyAgent } from 'undici'
 import manifest from '../package.json' with { type: 'json' }
 import {
   ConfigError,
@@ -15,10 +14,10 @@ import {
 import type { InstanceContext } from './context.ts'
 import { type Boot, dataCenterHosts, exitCodes, statementAudience } from './contract.ts'
 import { createLog } from './log.ts'
+import { createOutgoing } from './outgoing.ts'
 import { checkPortal } from './sdp/check-portal.ts'
 import { SealError } from './seal.ts'
 import { buildServer, servicesOf } from './server.ts'
-import { fileStore } from './tokens/file-store.ts'
 import { createKeeper, type Keeper, mintLimit } from './tokens/keeper.ts'
 import { enrollLoneUser, postgresStore } from './tokens/postgres-store.ts'
 import type { TokenStore } from './tokens/store.ts'
@@ -28,7 +27,6 @@ import { type Gate, type HttpServer, serveHttp } from './transports/http.ts'
 import { localGate } from './transports/local-gate.ts'
 import { statementGate } from './transports/statement.ts'
 import { serveStdio } from './transports/stdio.ts'
-import { checkLiteralHost, guardedConnector } from './upstream-guard.ts'
 import { meterUpstream, type UpstreamMeter } from './upstream-meter.ts'
 import { createUsage } from './usage.ts'
 
@@ -153,6 +151,7 @@ async function runAlone(args: string[]): Promise<void> {
 async function openStore(config: StandAlone, log: Logger): Promise<{ store: TokenStore; userId: string }> {
   const { store, credentials, username } = config
   if (store.kind === 'file') {
+    const { fileStore } = await import('./tokens/file-store.ts')
     const key = store.key ?? (await keyBeside(store.folder))
     const file = fileStore({ path: join(store.folder, `${username}.json`), userId: username, key })
     await file.takeOver(credentials)
@@ -182,36 +181,12 @@ async function openStore(config: StandAlone, log: Logger): Promise<{ store: Toke
 type Assembled = { context: InstanceContext; keeper: Keeper; audit: ToolAudit | undefined; meter: UpstreamMeter }
 
 function assemble({ user, settings, store, log, howToAuthorize, upstreams, egress }: Setup): Assembled {
-  const connectTimeoutMs = 10_000
-  const pool = {
-    connections: 16,
-    keepAliveTimeout: 30_000,
-    ...(upstreams === 'any'
-      ? { connectTimeout: connectTimeoutMs }
-      : { connect: guardedConnector({ allowedHosts: upstreams, connectTimeoutMs }) }),
-  }
-  const behindProxy =
-    egress !== undefined || ['https_proxy', 'HTTPS_PROXY', 'http_proxy', 'HTTP_PROXY'].some(name => process.env[name])
-  const dispatcher = egress
-    ? new ProxyAgent({
-        uri: egress.proxy,
-        token: `Bearer ${egress.token}`,
-        // the proxy makes tunnels and nothing else, for the simulator's http, too
-        proxyTunnel: true,
-        connections: pool.connections,
-        keepAliveTimeout: pool.keepAliveTimeout,
-        connectTimeout: connectTimeoutMs,
-      })
-    : behindProxy
-      ? new EnvHttpProxyAgent(pool)
-      : new Agent(pool)
-  const boundFetch: typeof fetch = async (input, init) => {
-    if (behindProxy && upstreams !== 'any')
-      checkLiteralHost(new URL(typeof input === 'object' && 'url' in input ? input.url : input), upstreams)
-    return fetch(input, { dispatcher, ...init })
-  }
+  const behindProxy = ['https_proxy', 'HTTPS_PROXY', 'http_proxy', 'HTTP_PROXY'].some(name => process.env[name])
   const { sdp } = settings
-  const meter = meterUpstream(boundFetch, sdp.accountsUrl)
+  const meter = meterUpstream(
+    createOutgoing({ upstreams, behindProxy, ...(egress ? { egress } : {}) }),
+    sdp.accountsUrl,
+  )
   const accounts = createZohoAccounts({
     accountsUrl: sdp.accountsUrl,
     consoleUrl: dataCenterHosts[sdp.dataCenter].console,

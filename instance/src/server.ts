@@ -1,13 +1,14 @@
 import { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import { CallToolRequestSchema, ErrorCode, ListToolsRequestSchema, McpError } from '@modelcontextprotocol/sdk/types.js'
+import type { jsonSchemaValidator } from '@modelcontextprotocol/sdk/validation/types.js'
 import { createClientLog } from './client-log.ts'
 import type { InstanceContext } from './context.ts'
 import { instructions } from './instructions.ts'
 import { registerPrompts } from './prompts/register.ts'
 import { registerResources } from './resources.ts'
+import { isObject } from './sdp/json.ts'
 import { buildServices, type Services } from './services.ts'
 import { createSession, type SessionOptions } from './session.ts'
-import { catalogue } from './tools/catalogue.ts'
 
 export { buildServices, type Services } from './services.ts'
 export type { SessionOptions, ToolCallRecord } from './session.ts'
@@ -23,7 +24,10 @@ export function buildServer(
   options: SessionOptions = {},
   services = servicesOf(context),
 ): McpServer {
-  const mcp = new McpServer({ name: 'sdp-mcp', title: 'ServiceDesk Plus', version: context.version }, { instructions })
+  const mcp = new McpServer(
+    { name: 'sdp-mcp', title: 'ServiceDesk Plus', version: context.version },
+    { instructions, jsonSchemaValidator: yesOrNo },
+  )
   const session = createSession(context, services, mcp, { ...options, clientLog: createClientLog(mcp) })
 
   // Not by registerTool, which converts every schema again for each list.
@@ -45,15 +49,24 @@ export function buildServer(
   return mcp
 }
 
+/**
+ * The only schema an instance has answers checked against is that of its own yes/no question (session.ts). The SDK's
+ * default is a general validator for each session, which costs more memory than the rest of the session.
+ */
+const yesOrNo: jsonSchemaValidator = {
+  getValidator: <T>() => {
+    return (input: unknown) =>
+      isObject(input) && ['boolean', 'undefined'].includes(typeof input.confirm)
+        ? { valid: true, data: input as T, errorMessage: undefined }
+        : { valid: false, data: undefined, errorMessage: 'confirm must be true or false' }
+  },
+}
+
 /** The services that all sessions of a context share. */
 export function servicesOf(context: InstanceContext): Services {
   const known = sharedServices.get(context)
   if (known) return known
   const built = buildServices(context)
   sharedServices.set(context, built)
-  // the schemas take tens of milliseconds once; made now, the first client does not wait for them
-  setImmediate(() => {
-    for (const tool of catalogue) void tool.published
-  })
   return built
 }

@@ -165,9 +165,7 @@ export function createSession(
  */
 function knowsLinks({ requestInfo }: Extra): boolean {
   if (!requestInfo) return true
-  const { headers } = requestInfo as { headers: Headers | Record<string, string | string[] | undefined> }
-  const name = 'mcp-protocol-version'
-  const version = headers instanceof Headers ? headers.get(name) : headers[name]
+  const version = requestInfo.headers['mcp-protocol-version']
   return typeof version === 'string' && version >= '2025-06-18'
 }
 

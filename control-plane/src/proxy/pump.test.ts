@@ -234,6 +234,75 @@ test('an instance that dies ends the client’s stream within 100 ms', timed, as
   expect(outcomes.every(outcome => outcome.kind === 'broken')).toBe(true)
 })
 
+const wordsOf = (text: string) => Buffer.from(`data: ${text}\n\n`).toString('base64')
+
+test('an instance that dies leaves its last words on the stream, after a cut event was closed', timed, async () => {
+  const { front, upstream } = await carry(({ response }) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream', 'x-sdp-last-words': wordsOf('gone') })
+    response.write('data: {"half":')
+  })
+  const response = await open(front.port).response
+  response.once('data', () => void upstream.die())
+  const { body, whole, headers } = await read(response)
+  expect(body.toString()).toBe('data: {"half":\n\ndata: gone\n\n')
+  expect(whole).toBe(true)
+  expect(Object.keys(headers).filter(name => name.startsWith('x-sdp-'))).toEqual([])
+})
+
+test(
+  'the last words for a named stream are the latest ones, and nobody hears of them while it lives',
+  timed,
+  async () => {
+    const { front, upstream } = await carry(({ url, method, response }) => {
+      if (method === 'GET') {
+        response.writeHead(200, { 'content-type': 'text/event-stream', 'x-sdp-stream': url })
+        response.write('data: open\n\n')
+        return
+      }
+      const words = url === '/two' ? {} : { 'x-sdp-last-words': wordsOf(url) }
+      response.writeHead(202, { 'x-sdp-stream': url === '/two' ? '/two' : '/one', ...words }).end()
+    })
+    const streams = await Promise.all(['/one', '/two', '/three'].map(path => open(front.port, { path }).response))
+    await Promise.all(streams.map(one => new Promise(done => one.once('readable', () => done(one.read())))))
+    for (const path of ['/first', '/second', '/two']) {
+      const { status, headers } = await ask(front.port, { method: 'POST', path, body: '{}' })
+      expect([status, headers['x-sdp-stream'], headers['x-sdp-last-words']]).toEqual([202, undefined, undefined])
+    }
+    void upstream.die()
+    const ends = await Promise.all(streams.map(read))
+    expect(ends.map(({ body, whole }) => [body.toString(), whole])).toEqual([
+      ['\n\ndata: /second\n\n', true],
+      ['', false],
+      ['', false],
+    ])
+  },
+)
+
+test('an instance cannot put words into the stream of another one', timed, async () => {
+  const named = ({ method, response }: Seen) => {
+    if (method === 'GET') {
+      response.writeHead(200, { 'content-type': 'text/event-stream', 'x-sdp-stream': 'same' })
+      response.write('data: open\n\n')
+    } else response.writeHead(202, { 'x-sdp-stream': 'same', 'x-sdp-last-words': wordsOf('injected') }).end()
+  }
+  const [alice, mallory] = [await carry(named), await carry(named)]
+  const stream = await open(alice.front.port).response
+  await new Promise(done => stream.once('readable', () => done(stream.read())))
+  await ask(mallory.front.port, { method: 'POST', body: '{}' })
+  void alice.upstream.die()
+  expect((await read(stream)).body.toString()).toBe('')
+})
+
+test('last words are said only to who reads, and an endless number of them to nobody', timed, async () => {
+  const { front, upstream } = await carry(({ response }) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream', 'x-sdp-last-words': wordsOf('x'.repeat(9_000)) })
+    response.write('data: open\n\n')
+  })
+  const stream = await open(front.port).response
+  stream.once('data', () => void upstream.die())
+  expect(await read(stream)).toMatchObject({ whole: false })
+})
+
 test('an instance that dies before it answers is told as broken, with nothing sent to the client', async () => {
   const { front, upstream, outcomes } = await carry(() => {})
   const answer = ask(front.port, { method: 'POST', body: '{}' })

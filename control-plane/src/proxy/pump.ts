@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { lastWordsHeader, streamHeader } from '@sdp-mcp/instance/contract'
 import { type Answer, type Call, readBytes, smallBytes, type Upstream } from './upstream.ts'
 
 /**
@@ -82,8 +83,15 @@ export function pump(
   return pumping
 }
 
+/** Streams that an instance has given a name, so that the answers of other calls can speak of them. */
+const namedStreams = new WeakMap<Upstream, Map<string, Pump>>()
+
 class Pump implements Exchange, Answer {
   readonly #response: ServerResponse
+  readonly #upstream: Upstream
+  /** what the client is told if the instance dies on this stream; base64 */
+  #lastWords: string | undefined
+  #streamName: string | undefined
   readonly #finished: (outcome: Outcome) => void
   readonly #meter: Target['meter']
   readonly #now: () => number
@@ -93,8 +101,9 @@ class Pump implements Exchange, Answer {
   /** whether the headers are on their way to the client, alone or with the bytes that came with them */
   #headSent = false
 
-  constructor(response: ServerResponse, { meter, now }: Target, finished: (outcome: Outcome) => void) {
+  constructor(response: ServerResponse, { upstream, meter, now }: Target, finished: (outcome: Outcome) => void) {
     this.#response = response
+    this.#upstream = upstream
     this.#meter = meter
     this.#now = now
     this.#finished = finished
@@ -111,8 +120,9 @@ class Pump implements Exchange, Answer {
   }
 
   cut(): void {
+    const words = this.#over ? undefined : this.#lastWords
     this.#abort({ kind: 'aborted' })
-    this.#response.destroy()
+    this.#end(words)
   }
 
   #abort(outcome: Outcome): void {
@@ -123,6 +133,7 @@ class Pump implements Exchange, Answer {
 
   #finish(outcome: Outcome): void {
     this.#over = true
+    if (this.#streamName !== undefined) namedStreams.get(this.#upstream)?.delete(this.#streamName)
     this.#response.off('close', this.#onClientGone)
     this.#finished(outcome)
   }
@@ -133,11 +144,65 @@ class Pump implements Exchange, Answer {
       return
     }
     try {
-      this.#response.writeHead(status, responseHeaders(headers))
+      this.#response.writeHead(status, this.#responseHeaders(headers))
     } catch (error) {
       // a name or a value that HTTP does not allow
       this.#abort({ kind: 'broken', error: error as Error })
     }
+  }
+
+  #responseHeaders(headers: string[]): string[] {
+    let options = ''
+    let events = false
+    let words: string | undefined
+    let stream: string | undefined
+    for (let index = 0; index < headers.length; index += 2) {
+      const value = headers[index + 1]!
+      const name = headers[index]
+      if (name === 'connection') options += options === '' ? value : `,${value}`
+      else if (name === 'content-type') events = value.startsWith('text/event-stream')
+      else if (name === lastWordsHeader) words = value
+      else if (name === streamHeader) stream = value
+    }
+    if (words !== undefined || stream !== undefined) this.#heed(words, stream, events)
+    const dropped = connectionOptions(options)
+    const kept: string[] = []
+    for (let index = 0; index < headers.length; index += 2) {
+      const name = headers[index]!
+      if (notForClients.has(name) || dropped?.has(name) || name.startsWith('x-sdp-')) continue
+      if (events && (name === 'cache-control' || name === 'x-accel-buffering')) continue
+      kept.push(name, headers[index + 1]!)
+    }
+    // for proxies between us and the client: neither collect nor compress events
+    if (events) kept.push('cache-control', 'no-cache, no-transform', 'x-accel-buffering', 'no')
+    return kept
+  }
+
+  /** What the instance says to the proxy alone. Names hold within one instance: no other one can speak of its streams. */
+  #heed(words: string | undefined, stream: string | undefined, isStream: boolean): void {
+    const spoken = words !== undefined && words.length <= lastWordsLimit ? words : undefined
+    if (isStream) {
+      this.#lastWords = spoken
+      if (stream === undefined) return
+      const streams = namedStreams.get(this.#upstream) ?? new Map<string, Pump>()
+      namedStreams.set(this.#upstream, streams)
+      streams.set(stream, this)
+      this.#streamName = stream
+    } else if (stream !== undefined) {
+      const named = namedStreams.get(this.#upstream)?.get(stream)
+      if (named) named.#lastWords = spoken
+    }
+  }
+
+  /** Ends a client's stream before its time: with what the instance had to say in that case, else by the connection's end. */
+  #end(words: string | undefined): void {
+    const response = this.#response
+    if (words === undefined || !response.headersSent || response.writableNeedDrain) {
+      response.destroy()
+      return
+    }
+    // the line ends close an event that was cut short
+    response.end(`\n\n${Buffer.from(words, 'base64').toString()}`, () => response.destroy())
   }
 
   data(chunk: Buffer): void {
@@ -180,11 +245,13 @@ class Pump implements Exchange, Answer {
     const response = this.#response
     if (response.headersSent) {
       this.#finish({ kind: 'broken', error })
-      // the answer is cut short: ending the connection is the only way to say so
-      response.destroy()
+      this.#end(this.#lastWords)
     } else this.#finish({ kind: reached ? 'broken' : 'unreachable', error })
   }
 }
+
+/** Base64 of a few short events; an instance that sends more is not one of ours. */
+const lastWordsLimit = 8 * 1024
 
 /** Buffers for large pieces, used again once their bytes have left: else a large answer fills the memory with used ones. */
 const spare: Buffer[] = []
@@ -224,27 +291,6 @@ function requestHeaders(request: IncomingMessage): string {
     lines += `${name}: ${rawHeaders[index + 1]}\r\n`
   }
   return lines
-}
-
-function responseHeaders(headers: string[]): string[] {
-  let options = ''
-  let events = false
-  for (let index = 0; index < headers.length; index += 2) {
-    const value = headers[index + 1]!
-    if (headers[index] === 'connection') options += options === '' ? value : `,${value}`
-    else if (headers[index] === 'content-type') events = value.startsWith('text/event-stream')
-  }
-  const dropped = connectionOptions(options)
-  const kept: string[] = []
-  for (let index = 0; index < headers.length; index += 2) {
-    const name = headers[index]!
-    if (notForClients.has(name) || dropped?.has(name) || name.startsWith('x-sdp-')) continue
-    if (events && (name === 'cache-control' || name === 'x-accel-buffering')) continue
-    kept.push(name, headers[index + 1]!)
-  }
-  // for proxies between us and the client: neither collect nor compress events
-  if (events) kept.push('cache-control', 'no-cache, no-transform', 'x-accel-buffering', 'no')
-  return kept
 }
 
 /** Further header names that the sender declared to be for this connection only. */

@@ -226,10 +226,10 @@ function paragraphs(text: string): string {
 
 function paragraph(text: string): string {
   const lines = text.split('\n')
-  const isBullet = (line: string) => /^\s*[-*•] +/.test(line)
+  const isBullet = (line: string) => /^\s*[-*\u2022] +/.test(line)
   const isNumber = (line: string) => /^\s*\d{1,3}[.)] +/.test(line)
   const items = (of: string[]) =>
-    of.map(line => `<li>${inline(line.replace(/^\s*(?:[-*•]|\d{1,3}[.)]) +/, ''))}</li>`).join('')
+    of.map(line => `<li>${inline(line.replace(/^\s*(?:[-*\u2022]|\d{1,3}[.)]) +/, ''))}</li>`).join('')
   if (lines.every(isBullet)) return `<ul>${items(lines)}</ul>`
   if (lines.every(isNumber)) return `<ol>${items(lines)}</ol>`
   const firstItem = lines.findIndex(line => isBullet(line) || isNumber(line))

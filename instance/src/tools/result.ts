@@ -105,7 +105,7 @@ function shrink({ holder, key, path }: Holder, original: Json, cuts: Map<string,
     return
   }
   const text = value as string
-  const shown = text.replace(/\n… \[cut\](<\/untrusted>)?$/, '')
+  const shown = text.replace(/\n\u2026 \[cut\](<\/untrusted>)?$/, '')
   const kept = shown.slice(0, Math.floor(shown.length * 0.7)).replace(/[\ud800-\udbff]$/, '')
   const tail = text.endsWith('</untrusted>') ? '</untrusted>' : ''
   ;(holder as Record<string | number, unknown>)[key] = `${kept}\n… [cut]${tail}`

@@ -591,6 +591,66 @@ describe('stopping', () => {
     expect(calls[0]!.aborted).toBe(true)
     await working.text().catch(() => {})
   })
+
+  test.for(['streamable', 'sse'] as const)('tells the official client over %s that its call was cut', async kind => {
+    const { url, calls, stop } = await serve()
+    const { client } = await connectClient(kind, url)
+    // without an answer the client waits for a minute
+    const working = client.callTool({ name: 'wait', arguments: { name: 'a' } })
+    const refused = expect(working).rejects.toThrow(/ended while it worked on this/)
+    await expect.poll(() => calls.length).toBe(1)
+    await stop(100)
+    await refused
+  })
+})
+
+describe('a request whose answer could not arrive', () => {
+  test('is not accepted when the stream of its session ends while its body comes', async () => {
+    const { url, sessions } = await serve()
+    const ending = new AbortController()
+    const events = reader(await stream(`${url}/sse`, {}, ending.signal))
+    const endpoint = /data: (\S+)/.exec(await events.until(/sessionId=\S+/))![1]!
+    const body = JSON.stringify(call(1, 'echo', { text: 'x' }))
+    const request = httpRequest(`${url}${endpoint}`, {
+      method: 'POST',
+      headers: { authorization, 'content-type': 'application/json', 'content-length': body.length },
+    })
+    const answered = once(request, 'response')
+    request.write(body.slice(0, 10))
+    await new Promise(done => setTimeout(done, 50))
+    ending.abort()
+    await expect.poll(sessions).toBe(0)
+    request.end(body.slice(10))
+    expect(((await answered) as [IncomingMessage])[0].statusCode).toBe(404)
+  })
+
+  test.for(['streamable', 'sse'] as const)(
+    'over %s comes with the words that the proxy says if this process dies',
+    async kind => {
+      const { url, calls } = await serve()
+      const said = (words: string | null) => Buffer.from(words ?? '', 'base64').toString()
+      if (kind === 'streamable') {
+        const working = await post(`${url}/mcp`, call(7, 'wait', { name: 'a' }), await rawSession(url))
+        expect(said(working.headers.get('x-sdp-last-words'))).toMatch(
+          /^event: message\ndata: \{"jsonrpc":"2.0","id":7,"error":.*\}\n\n$/,
+        )
+        calls[0]!.finish()
+        await working.text()
+        return
+      }
+      const opened = await stream(`${url}/sse`)
+      const name = opened.headers.get('x-sdp-stream')
+      const endpoint = /data: (\S+)/.exec(await reader(opened).until(/sessionId=\S+/))![1]!
+      for (const id of [1, 2]) {
+        const { headers, status } = await post(`${url}${endpoint}`, call(id, 'wait', { name: 'a' }))
+        expect([status, headers.get('x-sdp-stream')]).toEqual([202, name])
+        // all that wait, because only the latest words count
+        for (let waiting = 1; waiting <= id; waiting++)
+          expect(said(headers.get('x-sdp-last-words'))).toContain(`"id":${waiting},"error"`)
+      }
+      for (const one of calls) one.finish()
+    },
+  )
 })
 
 test.for(['2025-03-26', '2025-06-18', '2025-11-25'])(

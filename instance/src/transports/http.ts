@@ -15,13 +15,17 @@ import type { Logger } from 'pino'
 import {
   type ConnectionReport,
   type Health,
+  lastWordsHeader,
   type SessionReport,
+  streamHeader,
   type Toolset,
   toolsets,
   type UsageReport,
 } from '../contract.ts'
+import { createTrim } from '../trim.ts'
 import { createEventStore, type ResumableEvents } from './event-store.ts'
 import { createSessions, requestIdOf, type Session } from './sessions.ts'
+import { webRequest } from './web.ts'
 
 export type Admission =
   | { purpose: 'mcp' | 'control' | 'nothing' }
@@ -85,6 +89,8 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     idleMs: options.sessionIdleMs ?? 30 * 60_000,
     log,
   })
+  const trim = createTrim({ isQuiet: () => sessions.inFlight() === 0 })
+  trim.worked()
   const eventStores = new WeakMap<Session, ResumableEvents>()
   const streamable = (session: Session | undefined) =>
     session?.kind === 'streamable' ? (session as Session<WebStandardStreamableHTTPServerTransport>) : undefined
@@ -116,6 +122,8 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       return answer(response, status, { error: code, message }, headers)
     }
     if (admission.purpose === 'nothing') return answer(response, 404, notFound)
+    // the control plane asks every few seconds, which is no work
+    if (admission.purpose === 'mcp') response.once('close', trim.worked)
     if (path.startsWith('/control/') && admission.purpose !== 'control')
       return answer(response, 403, { error: 'control-only', message: 'Only the control plane may call this.' })
     switch (path) {
@@ -192,6 +200,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     // a path, never a host: only the client knows by which host it came
     const transport = new SSEServerTransport(`${forwardedPrefix(request)}/messages`, response)
     // connecting writes the endpoint event; the session must be known before the client can act on it
+    response.setHeader(streamHeader, transport.sessionId)
     const opening = sessions.open(transport.sessionId, 'sse', server, transport)
     const session = await opening
     session.openStreams = 1
@@ -214,13 +223,16 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     const message = JSONRPCMessageSchema.safeParse(body.value)
     if (!message.success)
       return refuse(response, 400, jsonRpcCodes.invalid, 'The body is not one JSON-RPC 2.0 message.')
+    // its stream may have ended while the body came: an answer would go nowhere
+    if (sessions.get(id) !== found) return noSession(response)
     const { transport } = found as Session<SSEServerTransport>
     found.bytesIn += body.bytes
     const requestId = requestIdOf(message.data)
     if (stopping && requestId !== undefined) return stoppingNow(response)
     if (requestId !== undefined && found.inFlight.has(requestId)) return idInUse(response)
     await transport.handleMessage(message.data, { requestInfo: { headers: plainHeaders(request) } })
-    response.writeHead(202, { 'content-type': 'text/plain' }).end('Accepted')
+    const headers = { 'content-type': 'text/plain', [streamHeader]: id, ...lastWords(found.inFlight) }
+    response.writeHead(202, headers).end('Accepted')
   }
 
   async function postStreamable(request: IncomingMessage, response: ServerResponse, url: URL): Promise<void> {
@@ -232,6 +244,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     const messages = Array.isArray(body.value) ? body.value : [body.value]
     const ids = messages.map(requestIdOf).filter(id => id !== undefined)
     if (known) {
+      if (sessions.get(sessionId) !== known) return noSession(response)
       if (stopping && ids.length > 0) return stoppingNow(response)
       if (ids.some(id => known.inFlight.has(id)) || new Set(ids).size < ids.length) return idInUse(response)
       known.bytesIn += body.bytes
@@ -304,8 +317,8 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     { parsed, ids = [], endAfterEvents }: { parsed?: unknown; ids?: RequestId[]; endAfterEvents?: number } = {},
   ): Promise<void> {
     session.touch()
-    const webRequest = new Request(url, { method: request.method, headers: plainHeaders(request) })
-    const webResponse = await session.transport.handleRequest(webRequest, { parsedBody: parsed })
+    const asked = webRequest(request, url, plainHeaders(request))
+    const webResponse = await session.transport.handleRequest(asked, { parsedBody: parsed })
     const isStream = webResponse.body !== null && webResponse.headers.get('content-type') === 'text/event-stream'
     if (!isStream) {
       response.writeHead(webResponse.status, Object.fromEntries(webResponse.headers))
@@ -316,7 +329,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     }
     session.openStreams++
     try {
-      const whole = await pump(webResponse, response, endAfterEvents, bytes => {
+      const whole = await pump(webResponse, response, lastWords(ids), endAfterEvents, bytes => {
         session.bytesOut += bytes
       })
       if (!whole && ids.length > 0) abandon(session, ids, protocolVersion(request, parsed))
@@ -413,6 +426,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
 
   async function stop(graceMs = 8_000): Promise<void> {
     stopping = true
+    trim.stop()
     clearInterval(heartbeat)
     const closed = new Promise(done => server.close(done))
     server.closeIdleConnections()
@@ -425,7 +439,10 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       if (sessions.inFlight() === 0 || performance.now() > deadline) break
       await delay(20)
     }
-    if (sessions.inFlight() > 0) log.warn({ calls: sessions.inFlight() }, 'http.stop.calls-cut')
+    if (sessions.inFlight() > 0) {
+      log.warn({ calls: sessions.inFlight() }, 'http.stop.calls-cut')
+      await Promise.all([...sessions.all()].map(session => session.giveUp(endedText)))
+    }
     await sessions.close()
     // answers that were just written get a moment to leave
     await Promise.race([closed, delay(250)])
@@ -443,6 +460,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
 async function pump(
   from: Response,
   to: ServerResponse,
+  headers: OutgoingHttpHeaders,
   endAfterEvents: number | undefined,
   sent: (bytes: number) => void,
 ): Promise<boolean> {
@@ -457,7 +475,7 @@ async function pump(
     return false
   }
   to.once('close', onClose)
-  to.writeHead(from.status, Object.fromEntries(from.headers))
+  to.writeHead(from.status, { ...Object.fromEntries(from.headers), ...headers })
   // a quick answer leaves in one write, which is most of what it costs; the headers of a slow one leave now
   to.cork()
   let corked = true
@@ -567,6 +585,21 @@ function allows(request: IncomingMessage, response: ServerResponse, methods: str
 function header(request: IncomingMessage, name: string): string | undefined {
   const value = request.headers[name]
   return Array.isArray(value) ? value.join(', ') : value
+}
+
+const endedText =
+  'The MCP server ended while it worked on this; whether it was done is not known. It is started again: look, then repeat.'
+const mostLastWords = 20
+const lastWordsLimit = 4_096
+
+/** A head with the errors that these requests get should this process die on them; see the contract. */
+function lastWords(ids: Iterable<RequestId>): Record<string, string> {
+  const events = [...ids]
+    .slice(-mostLastWords)
+    .map(id => JSON.stringify({ jsonrpc: '2.0', id, error: { code: -32000, message: endedText } }))
+    .map(message => `event: message\ndata: ${message}\n\n`)
+  const words = Buffer.from(events.join('')).toString('base64')
+  return words === '' || words.length > lastWordsLimit ? {} : { [lastWordsHeader]: words }
 }
 
 function plainHeaders(request: IncomingMessage): Record<string, string> {

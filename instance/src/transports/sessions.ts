@@ -23,6 +23,8 @@ export type Session<T extends Transport = Transport> = {
   touch(): void
   /** Cancels calls whose client is gone, as if it had sent `notifications/cancelled`. */
   abandon(ids: Iterable<RequestId>): void
+  /** Answers what is in flight with an error, because it will not be answered in another way. */
+  giveUp(message: string): Promise<void>
   close(): Promise<void>
 }
 
@@ -154,6 +156,13 @@ export function createSessions(options: { max: number; idleMs: number; log: Logg
                 method: 'notifications/cancelled',
                 params: { requestId, reason: 'The client went away.' },
               })
+        },
+        async giveUp(message) {
+          const given = [...inFlight]
+          inFlight.clear()
+          await Promise.allSettled(
+            given.map(requestId => send({ jsonrpc: '2.0', id: requestId, error: { code: -32000, message } })),
+          )
         },
         close: () => server.close(),
       }

@@ -188,10 +188,10 @@ function show(value: unknown, zone: string): string {
 }
 
 const quoteStarts = [
-  /^-{2,}\s*(original message|forwarded message|ursprüngliche nachricht|message d'origine)/i,
+  /^-{2,}\s*(original message|forwarded message|urspr\u00fcngliche nachricht|message d'origine)/i,
   /^on .{5,120} wrote:$/i,
   /^am .{5,120} schrieb.{0,80}:$/i,
-  /^le .{5,120} a écrit\s?:$/i,
+  /^le .{5,120} a \u00e9crit\s?:$/i,
   /^_{10,}$/,
   /^\**(from|von|de):\**\s.{2,200}$/i,
 ]

@@ -1,0 +1,137 @@
+import { readFile } from 'node:fs/promises'
+import { builtinModules } from 'node:module'
+import { join } from 'node:path'
+import type { Plugin } from 'esbuild'
+import { catalogue } from '../instance/src/tools/catalogue.ts'
+import type { Tool } from '../instance/src/tools/define.ts'
+
+/**
+ * What keeps the bundle of an instance small in memory, because it is paid for once per user: parts that an instance never
+ * runs are left out, and each tool is made when it is first called. docs/performance-instance.md has the numbers.
+ */
+
+/** A module that is put in the place of another one, where files whose path contains `importer` ask for it. */
+export type Replacement = { filter: RegExp; importer: string; contents: string }
+
+const sdk = join('@modelcontextprotocol', 'sdk')
+const never = (what: string) =>
+  `() => { throw new Error(${JSON.stringify(`docker/lean-instance.ts leaves out ${what}`)}) }`
+
+/** Only modules that no call path of ours reaches; each stand-in says so if that should ever change. */
+export const leftOut: Replacement[] = [
+  // the SDK's own reading of request bodies, which brings half a megabyte of character tables: transports/http.ts reads them
+  { filter: /^raw-body$/, importer: sdk, contents: `export default ${never('raw-body')}` },
+  // the SDK's JSON Schema validator: server.ts brings the only check that an instance needs
+  {
+    filter: /\/validation\/ajv-provider\.js$/,
+    importer: sdk,
+    contents: `export class AjvJsonSchemaValidator { getValidator = ${never('ajv')} }`,
+  },
+  // for servers that still describe their tools with the previous zod
+  {
+    filter: /^zod\/v3$/,
+    importer: sdk,
+    contents: `export const object = ${never('zod 3')}`,
+  },
+  { filter: /^zod-to-json-schema$/, importer: sdk, contents: `export const zodToJsonSchema = ${never('zod 3')}` },
+  // only asked whether a request came over TLS, when it reads the body itself
+  { filter: /^node:tls$/, importer: sdk, contents: 'export class TLSSocket {}' },
+  // pino in a thread of its own
+  { filter: /^thread-stream$/, importer: join('pino', 'lib'), contents: `module.exports = ${never('thread-stream')}` },
+  { filter: /^(node:)?worker_threads$/, importer: join('pino', 'lib'), contents: 'export const isMainThread = true' },
+  // zod's messages in fifty languages; ours are English
+  {
+    filter: /^\.\.\/locales\/index\.js$/,
+    importer: join('zod', 'v4'),
+    contents: `export { default as en } from 'zod/v4/locales/en.js'`,
+  },
+]
+
+/**
+ * Modules of Node.js are loaded when a module that uses them is, and by a call. As imports they would all come at the start;
+ * and an import of node:http makes Node.js touch everything it exports, with that the HTTP client inside it: 5 MB.
+ */
+export const builtinsWhenUsed: Plugin = {
+  name: 'builtins-when-used',
+  setup(bundle) {
+    bundle.onResolve({ filter: /^(node:)?[a-z_]+(\/[a-z_]+)*$/ }, ({ path, kind, namespace }) => {
+      const name = path.replace(/^node:/, '')
+      const isOurs = namespace === 'builtin' || kind !== 'import-statement' || !builtinModules.includes(name)
+      return isOurs ? undefined : { path: name, namespace: 'builtin' }
+    })
+    bundle.onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => ({
+      contents: `module.exports = process.getBuiltinModule(${JSON.stringify(`node:${path}`)})`,
+      loader: 'js',
+    }))
+  },
+}
+
+const transportFile = /[\\/]esm[\\/]server[\\/]webStandardStreamableHttp\.js$/
+
+/** The SDK's transport answers with our {@link file://../instance/src/transports/web.ts}, not with the global class. */
+export const leanResponses: Plugin = {
+  name: 'lean-responses',
+  setup(bundle) {
+    bundle.onLoad({ filter: transportFile }, async ({ path }) => {
+      const web = join(import.meta.dirname, '..', 'instance', 'src', 'transports', 'web.ts')
+      return {
+        contents: `import { WebResponse as Response } from ${JSON.stringify(web)}\n${await readFile(path, 'utf8')}`,
+      }
+    })
+  },
+}
+
+const catalogueFile = /[\\/]instance[\\/]src[\\/]tools[\\/]catalogue\.ts$/
+
+/**
+ * Puts into the place of the catalogue what `tools/list` shows, worked out now, and loads a tool's own code when it is
+ * called: eighty tools with their schemas would otherwise be made at each start, for sessions that call three.
+ */
+export const lazyCatalogue: Plugin = {
+  name: 'lazy-catalogue',
+  setup(bundle) {
+    bundle.onLoad({ filter: catalogueFile }, async ({ path }) => {
+      return { contents: lazySource(catalogue, await readFile(path, 'utf8')), loader: 'js' }
+    })
+  },
+}
+
+/**
+ * @param tools - the catalogue
+ * @param source - of the file that imports them, which tells where each comes from
+ * @throws Error when a tool is not imported in the one way that this understands
+ */
+export function lazySource(tools: readonly Tool[], source: string): string {
+  const imports = new Map<string, string>()
+  for (const [, binding, from] of source.matchAll(/^import \{ (\w+) \} from '(\.\/[\w/.-]+)'$/gm))
+    imports.set(binding as string, from as string)
+  const listed = /export const catalogue: readonly Tool\[\] = \[([\w\s,]*)\]/.exec(source)?.[1]
+  const bindings =
+    listed
+      ?.split(',')
+      .map(name => name.trim())
+      .filter(Boolean) ?? []
+  if (bindings.length !== tools.length || !bindings.every(binding => imports.has(binding)))
+    throw new Error(
+      'instance/src/tools/catalogue.ts no longer imports each tool by name in one line and lists exactly those: adapt docker/lean-instance.ts.',
+    )
+  const entries = tools.map((tool, index) => {
+    const { name, toolset, alsoNeeds, effect, scopes, requiredLists, published } = tool
+    const facts = { name, toolset, ...(alsoNeeds ? { alsoNeeds } : {}), effect, scopes, requiredLists }
+    const binding = bindings[index] as string
+    const load = `() => import(${JSON.stringify(imports.get(binding))}).then(found => found.${binding})`
+    return `tool(${JSON.stringify(facts)}, ${JSON.stringify(JSON.stringify(published))}, ${load})`
+  })
+  return `function tool(facts, published, load) {
+  let shown
+  return {
+    ...facts,
+    get published() { return shown ??= JSON.parse(published) },
+    run: async (args, call) => (await load()).run(args, call),
+  }
+}
+export const catalogue = [\n${entries.join(',\n')}\n]\n`
+}
+
+/** Everything above that is a plugin of its own. */
+export const leanPlugins: Plugin[] = [lazyCatalogue, builtinsWhenUsed, leanResponses]

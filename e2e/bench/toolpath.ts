@@ -1,0 +1,247 @@
+import { spawn } from 'node:child_process'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { once } from 'node:events'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import type { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { freePort, startTemplateServer } from '@sdp-mcp/migrations/testing'
+import { Agent, request } from 'undici'
+import { findEngine } from '../../control-plane/evaluation/docker-engine.ts'
+import { eventually, type Stack, startStack } from '../support/stack.ts'
+
+/**
+ * What the way to ServiceDesk Plus adds to a call of it: the very calls that a tool makes, made directly at a simulator that
+ * answers at once; the tool at an instance alone; and the tool through control plane and container. Rounds are interleaved,
+ * each sample is one call after another. Then: how many connections the calls needed.
+ */
+
+const root = dirname(dirname(import.meta.dirname))
+const targetMs = 3
+
+type Way = { name: string; call: () => Promise<void> }
+
+export async function toolpath({ rounds, short }: { rounds: number; short: boolean }): Promise<void> {
+  const engine = await findEngine()
+  if (!engine) throw new Error('No Docker engine answers. Start one, or set DOCKER_HOST.')
+  const server = await startTemplateServer([engine.hostAddress])
+  const stack = await startStack({
+    installation: process.env.SDP_TEST_INSTALLATION ?? 'bench-toolpath',
+    on: { engine: { ...engine, host: `unix://${engine.socket}` }, postgres: server.connection },
+    environment: { SDP_LOG_LEVEL: 'warn', SDP_IDLE_STOP_AFTER: 'never' },
+  })
+  const dispatcher = new Agent({ keepAliveTimeout: 60_000 })
+  const accepted = countSockets(stack.simulator.port)
+  const lines: string[] = []
+  const note = (line: string) => {
+    lines.push(line)
+    process.stdout.write(`${line}\n`)
+  }
+  const results: Record<string, unknown> = {}
+  await using alone = await startAlone(stack)
+  try {
+    const { body, key } = await stack.addUser('carol', { toolsets: ['core', 'advanced'] })
+    const token = await accessToken(stack)
+    const through = await openSession(dispatcher, body.endpoints.mcp, key)
+    const direct = await openSession(dispatcher, alone.url, alone.key)
+    const desk = stack.simulator.state.portals.find(({ name }) => name === 'itdesk')
+    const [id] = Object.keys(desk?.tables.requests ?? {})
+    const tools: [string, Record<string, unknown>][] = [
+      ['sdp_api_get', { path: `/requests/${id}` }],
+      ['search_requests', { view: 'all', limit: 20 }],
+    ]
+    note('| Tool | Way | p50 ms | p99 ms | over the calls alone, p50 | target |')
+    note('|---|---|---:|---:|---:|---|')
+    for (const [tool, args] of tools) {
+      // names, forms and the time zone are known after the first call, as after the first minute of a day
+      for (const call of [through, direct]) for (let at = 0; at < 20; at++) await call(tool, args)
+      const urls = await callsOf(stack.simulator.port, () => through(tool, args))
+      const ways: Way[] = [
+        {
+          name: `${urls.length} call${urls.length === 1 ? '' : 's'} of the API`,
+          call: () => ask(stack, dispatcher, token, urls),
+        },
+        { name: 'instance alone', call: () => direct(tool, args) },
+        { name: 'control plane and instance', call: () => through(tool, args) },
+      ]
+      const samples = await measure(ways, rounds, short ? 20 : 200)
+      const floor = quantile(samples[0] as number[], 0.5)
+      for (const [index, { name }] of ways.entries()) {
+        const times = samples[index] as number[]
+        const over = quantile(times, 0.5) - floor
+        const bar = index === 2 ? `below ${targetMs}: ${over < targetMs ? 'met' : '**not met**'}` : ''
+        note(
+          `| \`${tool}\` | ${name} | ${quantile(times, 0.5).toFixed(2)} | ${quantile(times, 0.99).toFixed(2)} | ${index === 0 ? '' : over.toFixed(2)} | ${bar} |`,
+        )
+        results[`${tool}: ${name}`] = { p50: quantile(times, 0.5), p99: quantile(times, 0.99), over }
+      }
+    }
+    note('')
+    const calls = short ? 50 : 500
+    const [tool, args] = tools[0] as [string, Record<string, unknown>]
+    const before = accepted()
+    for (let at = 0; at < calls; at++) await through(tool, args)
+    note(`${calls} calls one after another opened ${accepted() - before} new connections to the API.`)
+    const atOnce = accepted()
+    for (let at = 0; at < calls / 10; at++) await Promise.all(Array.from({ length: 10 }, () => through(tool, args)))
+    note(`${calls} calls, ten at a time, opened ${accepted() - atOnce} (at most 16 are kept).`)
+    const again = accepted()
+    for (let at = 0; at < calls / 10; at++) await Promise.all(Array.from({ length: 10 }, () => through(tool, args)))
+    note(`The same again opened ${accepted() - again}.`)
+  } finally {
+    accepted.stop()
+    await dispatcher.close()
+    await stack[Symbol.asyncDispose]()
+    await server.close()
+  }
+  const folder = join(import.meta.dirname, 'results')
+  await mkdir(folder, { recursive: true })
+  await writeFile(join(folder, 'toolpath.json'), `${JSON.stringify({ rounds, results }, null, 2)}\n`)
+  await writeFile(join(folder, 'toolpath.md'), `${lines.join('\n')}\n`)
+}
+
+/** Milliseconds of each call; who comes first changes with each round. */
+async function measure(ways: Way[], rounds: number, calls: number): Promise<number[][]> {
+  const samples: number[][] = ways.map(() => [])
+  for (let round = 0; round < rounds; round++)
+    for (const [shift] of ways.entries()) {
+      const index = (round + shift) % ways.length
+      for (let at = 0; at < calls; at++) {
+        const startedAt = performance.now()
+        await ways[index]?.call()
+        samples[index]?.push(performance.now() - startedAt)
+      }
+    }
+  return samples
+}
+
+/** Connections that the server on a port of this process has accepted. */
+function countSockets(port: number): (() => number) & { stop(): void } {
+  let count = 0
+  const listen = (message: unknown) => {
+    if ((message as { socket: Socket }).socket.localPort === port) count++
+  }
+  subscribe('net.server.socket', listen)
+  return Object.assign(() => count, { stop: () => void unsubscribe('net.server.socket', listen) })
+}
+
+/** Paths and queries that a tool asks the API for. */
+async function callsOf(port: number, work: () => Promise<void>): Promise<string[]> {
+  const urls: string[] = []
+  const listen = (message: unknown) => {
+    const { request } = message as { request: IncomingMessage }
+    if (request.socket.localPort === port && request.url) urls.push(request.url)
+  }
+  subscribe('http.server.request.start', listen)
+  await work()
+  unsubscribe('http.server.request.start', listen)
+  return urls
+}
+
+async function ask(stack: Stack, dispatcher: Agent, token: string, urls: string[]): Promise<void> {
+  for (const url of urls) {
+    const { statusCode, body } = await request(`${stack.simulator.url}${url}`, {
+      dispatcher,
+      headers: { authorization: `Zoho-oauthtoken ${token}`, accept: 'application/vnd.manageengine.sdp.v3+json' },
+    })
+    const text = await body.text()
+    if (statusCode !== 200) throw new Error(`${url} was answered with ${statusCode}: ${text}`)
+    JSON.parse(text)
+  }
+}
+
+async function accessToken({ simulator }: Stack): Promise<string> {
+  const { clientId, clientSecret, code } = simulator.createGrantCode({ user: 'carol' })
+  const { body } = await request(`${simulator.url}/oauth/v2/token`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/x-www-form-urlencoded' },
+    body: new URLSearchParams({
+      grant_type: 'authorization_code',
+      client_id: clientId,
+      client_secret: clientSecret,
+      code,
+    }).toString(),
+  })
+  const answer = (await body.json()) as { access_token?: string }
+  if (!answer.access_token) throw new Error(`no token came: ${JSON.stringify(answer)}`)
+  return answer.access_token
+}
+
+/** A session by hand, so that the client costs next to nothing. */
+async function openSession(dispatcher: Agent, url: string, key: string) {
+  const headers: Record<string, string> = {
+    authorization: `Bearer ${key}`,
+    'content-type': 'application/json',
+    accept: 'application/json, text/event-stream',
+  }
+  let id = 0
+  const post = async (message: Record<string, unknown>) => {
+    const {
+      statusCode,
+      headers: answered,
+      body,
+    } = await request(url, {
+      dispatcher,
+      method: 'POST',
+      headers,
+      body: JSON.stringify({ jsonrpc: '2.0', ...message }),
+    })
+    const text = await body.text()
+    if (statusCode >= 300) throw new Error(`${url} answered ${statusCode}: ${text}`)
+    return { text, answered }
+  }
+  const params = { protocolVersion: '2025-06-18', capabilities: {}, clientInfo: { name: 'bench', version: '1.0.0' } }
+  const { answered } = await post({ id: ++id, method: 'initialize', params })
+  headers['mcp-session-id'] = String(answered['mcp-session-id'])
+  headers['mcp-protocol-version'] = '2025-06-18'
+  await post({ method: 'notifications/initialized' })
+  return async (name: string, args: Record<string, unknown>) => {
+    const { text } = await post({ id: ++id, method: 'tools/call', params: { name, arguments: args } })
+    if (!text.includes('"result"') || text.includes('"isError":true')) throw new Error(`${name} answered: ${text}`)
+  }
+}
+
+/** The instance as one person runs it alone, from the bundle. */
+async function startAlone(stack: Stack) {
+  const { simulator } = stack
+  const grant = simulator.createGrantCode({ user: 'carol' })
+  const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-bench-'))
+  const port = await freePort()
+  const key = 'bench-key-of-the-lone-instance'
+  const child = spawn(process.execPath, [join(root, 'instance', 'dist', 'main.mjs'), '--http'], {
+    env: {
+      PATH: process.env.PATH,
+      SDP_INSTANCE_NAME: 'itdesk',
+      SDP_BASE_URL: simulator.url,
+      SDP_ACCOUNTS_URL: simulator.url,
+      SDP_ALLOW_INSECURE_UPSTREAM: 'true',
+      SDP_CLIENT_ID: grant.clientId,
+      SDP_CLIENT_SECRET: grant.clientSecret,
+      SDP_GRANT_CODE: grant.code,
+      SDP_TOOLSETS: 'core,advanced',
+      SDP_STATE_DIR: folder,
+      SDP_HTTP_PORT: String(port),
+      SDP_API_KEY: key,
+      SDP_LOG_LEVEL: 'warn',
+    },
+    stdio: ['ignore', 'ignore', 'ignore'],
+  })
+  const url = `http://127.0.0.1:${port}`
+  await eventually(async () => (await fetch(`${url}/healthz`)).ok, { what: 'the lone instance', withinMs: 60_000 })
+  return {
+    url: `${url}/mcp`,
+    key,
+    async [Symbol.asyncDispose]() {
+      const gone = once(child, 'exit')
+      child.kill('SIGTERM')
+      await gone
+      await rm(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+function quantile(values: number[], part: number): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? Number.NaN
+}
