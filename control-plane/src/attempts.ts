@@ -14,14 +14,29 @@ export interface Attempts {
   succeeded(address: string): void
   /** addresses remembered at the moment */
   size(): number
+  /** What another worker saw; see `tell` below. */
+  heard(event: AttemptEvent): void
 }
+
+export type AttemptEvent = { address: string; failed: boolean }
 
 const freeFailures = 5
 const longestWaitMs = 300_000
 const forgottenAfterMs = 900_000
 
-/** @param capacity - most addresses remembered; beyond it the one that failed longest ago is forgotten */
-export function createAttempts({ now, capacity = 10_000 }: { now: () => number; capacity?: number }): Attempts {
+/**
+ * @param capacity - most addresses remembered; beyond it the one that failed longest ago is forgotten
+ * @param tell - takes what other workers must know, so that guesses spread over them are slowed down all the same
+ */
+export function createAttempts({
+  now,
+  capacity = 10_000,
+  tell = () => {},
+}: {
+  now: () => number
+  capacity?: number
+  tell?: (event: AttemptEvent) => void
+}): Attempts {
   type Entry = { failures: number; lastAt: number; waitUntil: number }
   /** the one that failed last is last */
   const entries = new Map<string, Entry>()
@@ -31,6 +46,15 @@ export function createAttempts({ now, capacity = 10_000 }: { now: () => number; 
     if (!entry || now() - entry.lastAt < forgottenAfterMs) return entry
     entries.delete(key)
     return undefined
+  }
+
+  function fail(address: string): void {
+    const key = group(address)
+    const failures = (current(key)?.failures ?? 0) + 1
+    const waitMs = failures < freeFailures ? 0 : Math.min(1000 * 2 ** (failures - freeFailures), longestWaitMs)
+    entries.delete(key)
+    entries.set(key, { failures, lastAt: now(), waitUntil: now() + waitMs })
+    if (entries.size > capacity) entries.delete(entries.keys().next().value as string)
   }
 
   return {
@@ -45,15 +69,15 @@ export function createAttempts({ now, capacity = 10_000 }: { now: () => number; 
       )
     },
     failed(address) {
-      const key = group(address)
-      const failures = (current(key)?.failures ?? 0) + 1
-      const waitMs = failures < freeFailures ? 0 : Math.min(1000 * 2 ** (failures - freeFailures), longestWaitMs)
-      entries.delete(key)
-      entries.set(key, { failures, lastAt: now(), waitUntil: now() + waitMs })
-      if (entries.size > capacity) entries.delete(entries.keys().next().value as string)
+      fail(address)
+      tell({ address, failed: true })
     },
-    succeeded: address => void entries.delete(group(address)),
+    succeeded(address) {
+      // what was never in doubt is no news
+      if (entries.delete(group(address))) tell({ address, failed: false })
+    },
     size: () => entries.size,
+    heard: ({ address, failed }) => void (failed ? fail(address) : entries.delete(group(address))),
   }
 }
 
