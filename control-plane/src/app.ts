@@ -5,6 +5,7 @@ import { jsonSchemaTransform } from 'fastify-type-provider-zod'
 import type { Consent } from './consent.ts'
 import type { Door } from './door.ts'
 import { AppError } from './errors.ts'
+import { watchHalfOpen } from './half-open.ts'
 import { type ActivityRoutes, activityRoutes } from './http/activity.ts'
 import { auditRoutes } from './http/audit.ts'
 import { type AdminGuard, requireAdmin } from './http/auth.ts'
@@ -36,7 +37,7 @@ export function buildPublicApp(
       listener((request, response) => {
         if (parts.door?.stops(request, response)) return
         if (!parts.proxy.handle(request, response)) handler(request, response)
-      }, parts.patience),
+      }, parts),
   })
   healthRoutes(app, parts)
   connectRoutes(app, parts)
@@ -65,7 +66,7 @@ export async function buildAdminApp(
     serverFactory: handler =>
       listener((request, response) => {
         if (!parts.door?.stops(request, response)) handler(request, response)
-      }, parts.patience),
+      }, parts),
   })
   healthRoutes(app, parts)
   await app.register(swagger, {
@@ -107,12 +108,16 @@ const patience: Patience = { headersMs: 20_000, requestMs: 60_000 }
  * A server that loses patience with slow senders: headers within 20 s, the whole request within a minute (408 after
  * that), at most 16 KiB of headers (431). Answers may take as long as they like.
  */
-function listener(handle: RequestListener, { headersMs, requestMs } = patience): Server {
+function listener(
+  handle: RequestListener,
+  { log, patience: { headersMs, requestMs } = patience }: { log: Logger; patience?: Patience },
+): Server {
   const connectionsCheckingInterval = Math.min(2_000, headersMs)
   const server = createHttpServer({ maxHeaderSize: 16 * 1024, connectionsCheckingInterval }, handle)
   server.headersTimeout = headersMs
   server.requestTimeout = requestMs
   server.keepAliveTimeout = 75_000
   server.timeout = 0
+  watchHalfOpen(server, log)
   return server
 }
