@@ -111,7 +111,7 @@ export function turns(): { take(): Promise<void>; mayGiveBack(): void; giveBack(
     giveBack,
   }
 }
-const longTurnMs = 120_000
+const longTurnMs = 200_000
 
 export function childrenOf(pid: number): number[] {
   return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean).map(Number)
