@@ -5,6 +5,7 @@ import { jsonSchemaTransform } from 'fastify-type-provider-zod'
 import type { Consent } from './consent.ts'
 import type { Door } from './door.ts'
 import { AppError } from './errors.ts'
+import { watchHalfOpen } from './half-open.ts'
 import { type ActivityRoutes, activityRoutes } from './http/activity.ts'
 import { auditRoutes } from './http/audit.ts'
 import { type AdminGuard, requireAdmin } from './http/auth.ts'
@@ -110,7 +111,7 @@ const ourPatience: Patience = { headersMs: 20_000, requestMs: 60_000 }
  */
 function listener(
   handle: RequestListener,
-  { door, patience = ourPatience }: { door?: Door | undefined; patience?: Patience | undefined },
+  { log, door, patience = ourPatience }: { log: Logger; door?: Door | undefined; patience?: Patience | undefined },
 ): Server {
   const { headersMs, requestMs } = patience
   const connectionsCheckingInterval = Math.min(2_000, headersMs)
@@ -120,5 +121,6 @@ function listener(
   server.requestTimeout = requestMs
   server.keepAliveTimeout = 75_000
   server.timeout = 0
+  watchHalfOpen(server, log)
   return server
 }

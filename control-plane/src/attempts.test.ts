@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { createAttempts } from './attempts.ts'
+import { type Attempts, createAttempts } from './attempts.ts'
 import { AppError } from './errors.ts'
 
 function harness(capacity?: number) {
@@ -80,4 +80,23 @@ test('memory is bounded, and whoever failed last is remembered', () => {
   }
   expect(attempts.size()).toBe(100)
   expect(waits('192.0.2.1')).toBeGreaterThan(0)
+})
+
+test('guesses that are spread over workers are slowed down as if all came to one', () => {
+  const workers: Attempts[] = []
+  for (let index = 0; index < 2; index++)
+    workers.push(
+      createAttempts({
+        elapsed: () => 0,
+        tell(event) {
+          for (const [at, other] of workers.entries()) if (at !== index) other.heard(event)
+        },
+      }),
+    )
+  const [one, two] = workers as [Attempts, Attempts]
+  for (let guess = 0; guess < 5; guess++) workers[guess % 2]!.failed('192.0.2.1')
+  for (const worker of workers) expect(() => worker.check('192.0.2.1')).toThrow(/Wait 1 seconds/)
+  two.check('192.0.2.2')
+  one.succeeded('192.0.2.1')
+  for (const worker of workers) worker.check('192.0.2.1')
 })

@@ -14,7 +14,11 @@ export interface Attempts {
   succeeded(address: string): void
   /** addresses remembered at the moment */
   size(): number
+  /** What another worker saw; see `tell` below. */
+  heard(event: AttemptEvent): void
 }
+
+export type AttemptEvent = { address: string; failed: boolean }
 
 const freeFailures = 5
 const longestWaitMs = 300_000
@@ -23,13 +27,16 @@ const forgottenAfterMs = 900_000
 /**
  * @param elapsed - a clock that never jumps, in ms
  * @param capacity - most addresses remembered; beyond it the one that failed longest ago is forgotten
+ * @param tell - takes what other workers must know, so that guesses spread over them are slowed down all the same
  */
 export function createAttempts({
   elapsed = () => performance.now(),
   capacity = 10_000,
+  tell = () => {},
 }: {
   elapsed?: () => number
   capacity?: number
+  tell?: (event: AttemptEvent) => void
 } = {}): Attempts {
   type Entry = { failures: number; lastAt: number; waitUntil: number }
   /** the one that failed last is last */
@@ -40,6 +47,15 @@ export function createAttempts({
     if (!entry || elapsed() - entry.lastAt < forgottenAfterMs) return entry
     entries.delete(key)
     return undefined
+  }
+
+  function fail(address: string): void {
+    const key = group(address)
+    const failures = (current(key)?.failures ?? 0) + 1
+    const waitMs = failures < freeFailures ? 0 : Math.min(1000 * 2 ** (failures - freeFailures), longestWaitMs)
+    entries.delete(key)
+    entries.set(key, { failures, lastAt: elapsed(), waitUntil: elapsed() + waitMs })
+    if (entries.size > capacity) entries.delete(entries.keys().next().value as string)
   }
 
   return {
@@ -54,15 +70,15 @@ export function createAttempts({
       )
     },
     failed(address) {
-      const key = group(address)
-      const failures = (current(key)?.failures ?? 0) + 1
-      const waitMs = failures < freeFailures ? 0 : Math.min(1000 * 2 ** (failures - freeFailures), longestWaitMs)
-      entries.delete(key)
-      entries.set(key, { failures, lastAt: elapsed(), waitUntil: elapsed() + waitMs })
-      if (entries.size > capacity) entries.delete(entries.keys().next().value as string)
+      fail(address)
+      tell({ address, failed: true })
     },
-    succeeded: address => void entries.delete(group(address)),
+    succeeded(address) {
+      // what was never in doubt is no news
+      if (entries.delete(group(address))) tell({ address, failed: false })
+    },
     size: () => entries.size,
+    heard: ({ address, failed }) => void (failed ? fail(address) : entries.delete(group(address))),
   }
 }
 

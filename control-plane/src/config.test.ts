@@ -1,5 +1,5 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 import { afterAll, expect, test } from 'vitest'
@@ -102,6 +102,8 @@ test('every problem is told in one go, with the name of its variable', () => {
 test.each([
   ['SDP_HTTP_PORT', '3456.5', 'SDP_HTTP_PORT must be a port number'],
   ['SDP_HTTP_PORT', '0', 'SDP_HTTP_PORT must be a port number'],
+  ['SDP_WORKERS', '0', 'SDP_WORKERS must be a number from 1 to 16, or auto'],
+  ['SDP_WORKERS', '17', 'SDP_WORKERS must be a number from 1 to 16, or auto'],
   ['SDP_INSTANCE_PIDS', '20.5', 'SDP_INSTANCE_PIDS must be a whole number'],
   ['SDP_INSTANCE_PORT_RANGE', '42000', 'SDP_INSTANCE_PORT_RANGE must look like 42000-42999'],
   ['SDP_INSTANCE_NETWORK_POOL', '10.213.0.0', 'SDP_INSTANCE_NETWORK_POOL must be a network such as 10.213.0.0/16'],
@@ -131,6 +133,17 @@ test.each([
   ['SDP_CLIENT_SECRET', 'alone-Tn62', 'SDP_CLIENT_SECRET is set without SDP_CLIENT_ID, which it belongs to. Set both.'],
 ])('%s=%s is refused: %s', (name, value, told) => {
   expect(problems({ ...secrets, [name]: value })).toEqual([told])
+})
+
+test('there is one worker unless more are asked for; auto is one for each core, where the runtime allows for it', () => {
+  expect(loadConfig(secrets).workers).toBe(1)
+  expect(loadConfig({ ...secrets, SDP_WORKERS: '4' }).workers).toBe(4)
+  expect(loadConfig({ ...secrets, SDP_WORKERS: 'auto' }).workers).toBe(Math.min(16, availableParallelism()))
+  const evaluation = { ...secrets, SDP_RUNTIME: 'process' }
+  expect(loadConfig({ ...evaluation, SDP_WORKERS: 'auto' }).workers).toBe(1)
+  expect(problems({ ...evaluation, SDP_WORKERS: '2' })).toEqual([
+    'SDP_WORKERS must be 1 with SDP_RUNTIME=process, whose instances are children of a single process. Leave it out, or use Docker.',
+  ])
 })
 
 test('a weak secret is named with the reason, and not shown', () => {

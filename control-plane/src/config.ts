@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
+import { availableParallelism } from 'node:os'
 import { inspect } from 'node:util'
 import { dataCenterHosts, dataCenters, plainAddress } from '@sdp-mcp/instance/contract'
 import { type SealingKey, sealingKey } from '@sdp-mcp/instance/seal'
@@ -98,6 +99,10 @@ const variables = {
   SDP_HTTP_PORT: port.default(3456),
   SDP_ADMIN_HOST: z.string().default('127.0.0.1'),
   SDP_ADMIN_PORT: port.default(3457),
+  SDP_WORKERS: z
+    .string()
+    .regex(/^(auto|[1-9]|1[0-6])$/, 'must be a number from 1 to 16, or auto')
+    .default('1'),
   SDP_PUBLIC_URL: originWithoutPath.optional(),
   SDP_HTTP_ALLOWED_NETWORKS: networks.default([]),
   SDP_ADMIN_ALLOWED_NETWORKS: networks.default([]),
@@ -314,6 +319,10 @@ export function loadConfig(environment: Record<string, string | undefined>) {
       problems.push(
         'SDP_ADMIN_OIDC_ISSUER and SDP_ADMIN_OIDC_AUDIENCE belong together: without the audience, tokens made for other programs would open the admin API. Set both.',
       )
+    if (value.SDP_RUNTIME === 'process' && !['1', 'auto'].includes(value.SDP_WORKERS))
+      problems.push(
+        'SDP_WORKERS must be 1 with SDP_RUNTIME=process, whose instances are children of a single process. Leave it out, or use Docker.',
+      )
     if (value.SDP_HTTP_PORT === value.SDP_ADMIN_PORT)
       problems.push('SDP_HTTP_PORT and SDP_ADMIN_PORT are the same. Choose two ports.')
   }
@@ -323,6 +332,8 @@ export function loadConfig(environment: Record<string, string | undefined>) {
   return deepFreeze({
     http: { host: value.SDP_HTTP_HOST, port: value.SDP_HTTP_PORT },
     admin: { host: value.SDP_ADMIN_HOST, port: value.SDP_ADMIN_PORT, token: new Secret(adminToken) },
+    /** processes that serve, see workers/supervisor.ts */
+    workers: workersOf(value.SDP_WORKERS, value.SDP_RUNTIME),
     publicUrl: value.SDP_PUBLIC_URL ?? `http://localhost:${value.SDP_HTTP_PORT}`,
     doors: {
       /** empty: everybody */
@@ -421,6 +432,11 @@ export function loadConfig(environment: Record<string, string | undefined>) {
     auditRetentionDays: value.SDP_AUDIT_RETENTION_DAYS || null,
     logLevel: value.SDP_LOG_LEVEL,
   })
+}
+
+function workersOf(wanted: string, runtime: 'docker' | 'process'): number {
+  if (wanted !== 'auto') return Number(wanted)
+  return runtime === 'process' ? 1 : Math.min(16, availableParallelism())
 }
 
 export type SetupConfig = {

@@ -53,7 +53,7 @@ test('it is neither superuser nor owner, bypasses no policy, and its connections
     rolcreatedb: false,
     rolreplication: false,
     rolbypassrls: false,
-    rolconnlimit: 100,
+    rolconnlimit: 200,
   })
   expect(await database.db.query('select 1 from pg_class where relowner = $1::regrole', [name])).toEqual([])
 })

@@ -1,5 +1,7 @@
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Db, Queryable } from './db.ts'
+import type { Logger } from './log.ts'
 
 /**
  * What the owner of the database does before a control plane with a role of its own starts: that role can log in, reads
@@ -7,8 +9,8 @@ import type { Db, Queryable } from './db.ts'
  * Repeatable; run it after each upgrade, because new tables need their rights.
  */
 
-/** One control plane holds about thirty (db.ts); an upgrade runs two for a while. */
-const connectionLimit = 100
+/** One control plane holds about thirty, with sixteen workers up to 150 (db.ts); an upgrade runs two for a while. */
+const connectionLimit = 200
 
 /** Tables with a narrower right than reading and writing. */
 const narrower: Record<string, string> = {
@@ -86,4 +88,39 @@ export function scramVerifier(password: string): string {
   const hmac = (text: string) => createHmac('sha256', salted).update(text).digest()
   const storedKey = createHash('sha256').update(hmac('Client Key')).digest('base64')
   return `SCRAM-SHA-256$${iterations}:${salt.toString('base64')}$${storedKey}:${hmac('Server Key').toString('base64')}`
+}
+
+/**
+ * Runs `work`, which is the first to use the database. The database may come up after us; we wait half a minute for it,
+ * and say so.
+ * @throws Error that says what to check
+ */
+export async function awaitDatabase(
+  { host, port, database, user }: { host: string; port: number; database: string; user: string },
+  log: Logger,
+  work: () => Promise<void>,
+): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work()
+    } catch (error) {
+      const { code, message } = error as { code?: string; message: string }
+      const hopeless = code === '28P01' || code === '28000' || code === '3D000' || code === '42501'
+      const waiting =
+        ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ETIMEDOUT', 'ECONNRESET', '57P03', '53300'].includes(code ?? '') ||
+        /timeout|terminated|not currently accepting/i.test(message)
+      if (hopeless || !waiting || attempt >= 15)
+        throw new Error(
+          `the database ${database} at ${host}:${port} cannot be used as ${user}: ${message}. ${
+            hopeless
+              ? code === '42501'
+                ? 'The role may not change the schema: run this program with --prepare-database as the owner first.'
+                : 'Check SDP_DB_USER, SDP_DB_PASSWORD and SDP_DB_NAME.'
+              : 'Check that PostgreSQL runs there (SDP_DB_HOST, SDP_DB_PORT).'
+          }`,
+        )
+      log.warn({ host, port, attempt, reason: message }, 'database.waiting')
+      await delay(2_000)
+    }
+  }
 }

@@ -53,9 +53,16 @@ export type DbOptions = {
   database: string
   user: string
   password: string
-  /** most connections of the pool; the listening connection and locks come on top */
+  /** most connections of the pool; the listening connection, the election's and locks come on top */
   max?: number
+  /** most locks held or waited for at once */
+  maxLocks?: number
   onError?: (error: Error) => void
+}
+
+/** What each of several workers may take, so that all of them together take little more than one process does. */
+export function poolSizes(workers: number): { max: number; maxLocks: number } {
+  return { max: Math.max(3, Math.ceil(10 / workers)), maxLocks: Math.max(4, Math.ceil(20 / workers)) }
 }
 
 const statementTimeoutMs = 10_000
@@ -93,7 +100,7 @@ export function createDb(options: DbOptions): Db {
   // Locks are held while engines work, which is long: they must not starve the queries. A pool's time limit for
   // connecting is also one for waiting in line, which is no outage here; so each connection has it instead.
   const lockPool = new pg.Pool({
-    max: 20,
+    max: options.maxLocks ?? 20,
     // before the server ends them
     idleTimeoutMillis: lockSilenceMs / 2,
     Client: class extends pg.Client {

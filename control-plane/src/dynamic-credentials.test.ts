@@ -363,6 +363,7 @@ describe('enroll', () => {
 
   test('an hour later there is room for newcomers again', async () => {
     let time = 0
+    const told: string[] = []
     const nobody = { findClient: () => undefined, refresh: async () => {} }
     let created = 0
     const users = {
@@ -376,10 +377,11 @@ describe('enroll', () => {
       fingerprints: { of: clientId => ({ keyId: '', fingerprint: Buffer.from(clientId) }) },
       users,
       checkCapacity: async () => {},
-      attempts: { check: () => {}, failed: () => {}, succeeded: () => {}, size: () => 0 },
+      attempts: { check: () => {}, failed: () => {}, succeeded: () => {}, size: () => 0, heard: () => {} },
       config: testConfig({ SDP_DYNAMIC_CREDENTIALS: 'enroll', SDP_DYNAMIC_ENROLL_PER_HOUR: '2' }),
       elapsed: () => time,
       log: silentLog,
+      tellEnrolled: address => told.push(address),
     })
     const knock = async (clientId: string) => {
       const credential = credentials.read({ headers: pair(clientId, 'secret-of-hourly') } as unknown as IncomingMessage)
@@ -391,5 +393,9 @@ describe('enroll', () => {
     expect(await knock('1000.C')).toBe(2)
     time = 3_600_001
     expect(await knock('1000.C')).toBe(3)
+    // other workers are told, and what they tell counts
+    expect(told).toEqual(['192.0.2.1', '192.0.2.1', '192.0.2.1'])
+    credentials.heardEnrolled('192.0.2.2')
+    expect(await knock('1000.D')).toBe(3)
   })
 })

@@ -40,6 +40,8 @@ export interface DynamicCredentials {
   admit(credential: ClientCredential, address: string): Promise<void>
   /** Whose pair it is at the moment. */
   find(credential: ClientCredential): Identity | undefined
+  /** An enrollment in another worker, which counts here, too. */
+  heardEnrolled(address: string): void
 }
 
 const enrollsPerAddress = 5
@@ -54,6 +56,7 @@ export function createDynamicCredentials({
   config,
   elapsed = () => performance.now(),
   log,
+  tellEnrolled = () => {},
 }: {
   directory: Pick<Directory, 'findClient' | 'refresh'>
   fingerprints: Pick<ClientFingerprints, 'of'>
@@ -65,6 +68,8 @@ export function createDynamicCredentials({
   /** a clock that never jumps, in ms */
   elapsed?: () => number
   log: Logger
+  /** takes what other workers must count */
+  tellEnrolled?: (address: string) => void
 }): DynamicCredentials {
   const { mode, enrollPerHour } = config.dynamicCredentials
   /** of the last hour */
@@ -144,6 +149,7 @@ export function createDynamicCredentials({
         { retryAfterSeconds: Math.ceil((full[0]!.at + hourMs - at) / 1000) },
       )
     enrolled.push({ at, address })
+    tellEnrolled(address)
   }
 
   return {
@@ -179,6 +185,7 @@ export function createDynamicCredentials({
     },
     admit,
     find,
+    heardEnrolled: address => void enrolled.push({ at: elapsed(), address }),
   }
 }
 

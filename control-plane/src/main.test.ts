@@ -129,6 +129,21 @@ test('a port that is taken is named', async () => {
   taken.close()
 })
 
+test('with several workers, what keeps one from starting is told once, and all end', async () => {
+  const port = await freePort()
+  const taken = createServer()
+  await new Promise<void>(done => taken.listen(port, '127.0.0.1', done))
+  const { output, exit } = await start({
+    SDP_WORKERS: '3',
+    SDP_RUNTIME: 'docker',
+    SDP_DOCKER_SOCKET: 'unix:///nowhere/docker.sock',
+    SDP_HTTP_PORT: String(port),
+  })
+  expect(await exit).toBe(69)
+  expect(output().match(/^sdp-mcp: port .* is taken by another program/gm)).toHaveLength(1)
+  taken.close()
+})
+
 test('with another master key it does not start, and says which one it needs', async () => {
   const first = await start()
   await listening(first)

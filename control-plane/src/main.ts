@@ -1,28 +1,28 @@
+import cluster from 'node:cluster'
 import { promises as dns } from 'node:dns'
 import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Boot } from '@sdp-mcp/instance/contract'
 import { migrate } from '@sdp-mcp/migrations'
 import manifest from '../package.json' with { type: 'json' }
 import { createActivity } from './activity.ts'
 import { buildAdminApp, buildPublicApp } from './app.ts'
 import { createAttempts } from './attempts.ts'
 import { keepRetention } from './audit.ts'
+import { createBoot } from './boot.ts'
 import { createClientFingerprints } from './client-fingerprints.ts'
-import { type Config, ConfigError, loadConfig, loadSetup } from './config.ts'
+import { ConfigError, loadConfig, loadSetup } from './config.ts'
 import { createConnections } from './connections.ts'
 import { createConsent } from './consent.ts'
-import { prepareControlPlaneRole } from './database-setup.ts'
-import { createDb } from './db.ts'
+import { awaitDatabase, prepareControlPlaneRole } from './database-setup.ts'
+import { createDb, poolSizes } from './db.ts'
 import { openDirectory } from './directory.ts'
 import { createDoors, instanceAddresses } from './door.ts'
 import { createDynamicCredentials } from './dynamic-credentials.ts'
 import { createEgress } from './egress/egress.ts'
 import { createEgressNotes } from './egress/notes.ts'
 import { createReach } from './egress/reach.ts'
-import { AppError } from './errors.ts'
 import { createFaultPoints } from './fault-points.ts'
 import { createDockerRuntime } from './fleet/docker-runtime.ts'
 import { createFleet } from './fleet/fleet.ts'
@@ -42,11 +42,14 @@ import { createRollouts } from './rollouts.ts'
 import { createUsage } from './usage.ts'
 import { createUsers } from './users.ts'
 import { createVault } from './vault.ts'
+import { connectSiblings, noSiblings } from './workers/siblings.ts'
+import { supervise } from './workers/supervisor.ts'
 
 /** The program: reads the environment, builds everything, listens, and ends in order. Imported by nobody. */
 
 const { version } = manifest
 const collectUsageMs = 60_000
+const shareUsesMs = 100
 const exitCodes = { config: 78, unavailable: 69, internal: 70 } // sysexits.h
 
 if (process.argv.includes('--version')) {
@@ -65,16 +68,35 @@ let log = createLog('info')
 if (process.argv.includes('--prepare-database')) await prepareDatabase()
 
 const config = read(() => loadConfig(process.env))
-log = createLog(config.logLevel)
+const worker = cluster.isWorker ? Number(process.argv[process.argv.indexOf('--worker') + 1]) : undefined
+log = createLog(config.logLevel).child(worker === undefined ? {} : { worker })
 const now = Date.now
 const startedAt = now()
-log.info({ version, node: process.version, runtime: config.runtime }, 'control-plane.starting')
+if (worker === undefined) {
+  const { runtime, workers } = config
+  log.info({ version, node: process.version, runtime, workers }, 'control-plane.starting')
+}
 
 const login = { ...config.database, password: config.database.password.reveal() }
-await withDatabase(config.database, async () => {
-  await migrate(login, { folder: migrations, log: message => log.info(message) })
+// workers find the schema as their primary left it
+if (worker === undefined)
+  await awaitDatabase(config.database, log, async () => {
+    await migrate(login, { folder: migrations, log: message => log.info(message) })
+  }).catch(fail)
+if (config.workers > 1 && worker === undefined)
+  await supervise({
+    count: config.workers,
+    log,
+    onListening: () => process.send?.('listening'),
+    giveUpCode: exitCodes.unavailable,
+  })
+const siblings = worker === undefined ? noSiblings : connectSiblings({ channel: process, count: config.workers, log })
+
+const db = createDb({
+  ...login,
+  ...poolSizes(config.workers),
+  onError: error => log.warn({ error }, 'database.connection.lost'),
 })
-const db = createDb({ ...login, onError: error => log.warn({ error }, 'database.connection.lost') })
 const keyring = createKeyring(() => {
   // read again for a rotation: files may hold another key by now
   const { masterKey: current, oldMasterKeys: old } = loadConfig(process.env)
@@ -84,13 +106,22 @@ const vault = createVault({ db, keyring })
 const fingerprints = createClientFingerprints({ db, vault, keyring, config })
 const users = createUsers({ db, vault, config, resolve, fingerprints })
 const signer = createStatementSigner({ db, keyring, now })
-const masterKey = createMasterKey({ db, keyring, vault, signer, log })
+const masterKey = createMasterKey({
+  db,
+  keyring,
+  vault,
+  signer,
+  reloadElsewhere: () => siblings.ask('keys.reload'),
+  log,
+})
+siblings.on('keys.reload', () => keyring.reload())
 await masterKey.check().catch(fail)
 if (config.dynamicCredentials.mode !== 'off') await fingerprints.catchUp().catch(fail)
 const statementKeys = await signer.publicKeys().catch(fail)
 const routes = createRoutes()
 const activity = createActivity({ db, now, log })
-const metrics = createMetrics({ activity, version })
+const metrics = createMetrics({ activity, version, others: () => siblings.ask('metrics') })
+siblings.on('metrics', metrics.snapshot)
 const control = createInstanceControl({ signer })
 const usage = createUsage({ db, control, metrics, log })
 const reach = createFaultPoints(config.faultPoint)
@@ -116,7 +147,7 @@ const fleet = createFleet({
   activity,
   log,
   now,
-  bootFor,
+  bootFor: createBoot({ users, vault, config, signer, statementKeys }),
   onRoute: (userId, to) => routes.set(userId, to),
   beforeStop: async (userId, instance) => usage.collect({ userId, ...(await nameOf(userId)), ...instance }),
   prove: async (userId, instance, signal) => {
@@ -148,7 +179,17 @@ const directory = await openDirectory({
       log.warn({ error }, 'fleet.reconcile.failed'),
     ),
 }).catch(fail)
-const attempts = createAttempts()
+siblings.on('directory.refresh', directory.refresh)
+const attempts = createAttempts({ tell: event => siblings.tell('attempt', event) })
+siblings.on('attempt', attempts.heard)
+const limiter = createLimiter({ isShared: siblings.count > 1 })
+siblings.on('uses', (uses, by) => limiter.heard(by, uses))
+siblings.onEnded(limiter.left)
+const sharing = setInterval(() => {
+  const uses = siblings.count > 1 ? limiter.share() : []
+  if (uses.length > 0) siblings.tell('uses', uses)
+}, shareUsesMs)
+sharing.unref()
 const doors = createDoors(config, log)
 const clients =
   config.dynamicCredentials.mode === 'off'
@@ -161,7 +202,9 @@ const clients =
         attempts,
         config,
         log,
+        tellEnrolled: address => siblings.tell('enrolled', address),
       })
+if (clients) siblings.on('enrolled', clients.heardEnrolled)
 const proxy = createProxy({
   directory,
   routes,
@@ -170,12 +213,13 @@ const proxy = createProxy({
   activity,
   control,
   metrics: metrics.proxy,
-  limiter: createLimiter(),
+  limiter,
   ...(clients ? { clients } : {}),
   addressOf: doors.public.addressOf,
   now,
   log,
 })
+siblings.on('exchanges', () => [...proxy.open()])
 // what ended while no control plane ran
 retireExpiredKeys()
 
@@ -200,9 +244,24 @@ const adminApp = await buildAdminApp({
   fleet,
   runtime,
   masterKey,
-  directory,
+  // who was just given a key may come in by any worker, and a revoked one by none
+  directory: {
+    ...directory,
+    async refresh(userId) {
+      // one that cannot read now will be told by the database, as control planes elsewhere are
+      const elsewhere = siblings
+        .ask('directory.refresh', userId)
+        .catch(error => log.warn({ error }, 'directory.refresh.elsewhere.failed'))
+      await Promise.all([directory.refresh(userId), elsewhere])
+    },
+  },
   routes,
-  proxy,
+  async openExchanges() {
+    const sum = new Map(proxy.open())
+    for (const open of await siblings.ask<[string, number][]>('exchanges'))
+      for (const [userId, count] of open) sum.set(userId, (sum.get(userId) ?? 0) + count)
+    return sum
+  },
   control,
   usage,
   metrics,
@@ -213,6 +272,7 @@ const adminApp = await buildAdminApp({
   now,
   startedAt,
   version,
+  workers: siblings.count,
   publicUrl: config.publicUrl,
   adminToken: config.admin.token,
   ...(config.oidc ? { adminTokens: createAdminTokens({ oidc: config.oidc, now }) } : {}),
@@ -286,6 +346,7 @@ function end(why: string): Promise<void> {
     await closed
     clearInterval(idle)
     clearInterval(collecting)
+    clearInterval(sharing)
     await rollouts.close()
     await fleet.close()
     await activity.close()
@@ -308,50 +369,6 @@ function end(why: string): Promise<void> {
 async function nameOf(userId: string): Promise<{ username: string }> {
   const { username } = await users.settings(userId)
   return { username }
-}
-
-async function bootFor(userId: string, { generation, port }: { generation: number; port: number }): Promise<Boot> {
-  const [settings, dataKey, databaseLogin] = await Promise.all([
-    users.settings(userId),
-    vault.dataKey(userId),
-    vault.databaseLogin(userId),
-  ])
-  if (settings.sdp.portal === null)
-    throw new AppError(
-      'sdp-settings-missing',
-      `"${settings.username}" has no portal: set sdp.portal, or SDP_INSTANCE_NAME for everybody.`,
-    )
-  const { id, username, displayName, email } = settings
-  return {
-    version: 1,
-    user: { id, username, displayName, email },
-    generation,
-    listen: { host: config.runtime === 'docker' ? '0.0.0.0' : '127.0.0.1', port },
-    statementKeys: statementKeys as Boot['statementKeys'],
-    database: {
-      host: config.instance.databaseHost,
-      port: config.instance.databasePort,
-      database: config.database.database,
-      ...databaseLogin,
-    },
-    dataKey: dataKey.bytes.toString('base64'),
-    sdp: { ...settings.sdp, portal: settings.sdp.portal },
-    allowInsecureUpstream: config.allowInsecureUpstream,
-    allowedUpstreamHosts: [...config.allowedUpstreamHosts],
-    ...(config.instance.egress === 'restricted'
-      ? {
-          egress: {
-            proxy: `http://${config.instance.controlPlaneContainer}:${config.egress.port}`,
-            token: await signer.egressToken({ userId: id, generation }),
-          },
-        }
-      : {}),
-    maxSessions: settings.limits.sessions,
-    toolsets: settings.toolsets,
-    readOnly: settings.readOnly,
-    consentLinks: config.consent !== null,
-    logLevel: config.logLevel,
-  }
 }
 
 /** Addresses of an upstream an admin names. What cannot be told in time is looked at when the instance connects. */
@@ -379,7 +396,7 @@ function read<T>(load: () => T): T {
 async function prepareDatabase(): Promise<never> {
   const { database, role } = read(() => loadSetup(process.env))
   const owner = { ...database, password: database.password.reveal() }
-  await withDatabase(database, async () => {
+  await awaitDatabase(database, log, async () => {
     await migrate(owner, { folder: migrations, log: message => log.info(message) })
     const db = createDb(owner)
     try {
@@ -387,41 +404,9 @@ async function prepareDatabase(): Promise<never> {
     } finally {
       await db.close()
     }
-  })
+  }).catch(fail)
   log.info({ role: role.name }, 'database.prepared')
   process.exit(0)
-}
-
-/** The database may come up after us; we wait half a minute for it, and say so. */
-async function withDatabase(
-  { host, port, database, user }: Omit<Config['database'], 'password'>,
-  work: () => Promise<void>,
-): Promise<void> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await work()
-    } catch (error) {
-      const { code, message } = error as { code?: string; message: string }
-      const hopeless = code === '28P01' || code === '28000' || code === '3D000' || code === '42501'
-      const waiting =
-        ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ETIMEDOUT', 'ECONNRESET', '57P03', '53300'].includes(code ?? '') ||
-        /timeout|terminated|not currently accepting/i.test(message)
-      if (hopeless || !waiting || attempt >= 15)
-        fail(
-          new Error(
-            `the database ${database} at ${host}:${port} cannot be used as ${user}: ${message}. ${
-              hopeless
-                ? code === '42501'
-                  ? 'The role may not change the schema: run this program with --prepare-database as the owner first.'
-                  : 'Check SDP_DB_USER, SDP_DB_PASSWORD and SDP_DB_NAME.'
-                : 'Check that PostgreSQL runs there (SDP_DB_HOST, SDP_DB_PORT).'
-            }`,
-          ),
-        )
-      log.warn({ host, port, attempt, reason: message }, 'database.waiting')
-      await delay(2_000)
-    }
-  }
 }
 
 function fail(error: Error): never {

@@ -3,7 +3,7 @@ import { createLocalJWKSet, type JWK, jwtVerify } from 'jose'
 import { afterEach, beforeEach, expect, inject, test } from 'vitest'
 import { silentLog } from './fleet/testing/support.ts'
 import { createStatementSigner } from './identity.ts'
-import { createKeyring } from './keyring.ts'
+import { createKeyring, type MasterKeys } from './keyring.ts'
 import { createMasterKey } from './master-key.ts'
 import { openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { createVault } from './vault.ts'
@@ -25,11 +25,16 @@ afterEach(async () => {
 
 /** The parts of one control plane that is configured with these keys. */
 function controlPlane(current: SealingKey, ...others: SealingKey[]) {
-  const keyring = createKeyring(() => ({ current, old: others }))
+  return process(() => ({ current, old: others }))
+}
+
+function process(keys: () => MasterKeys, reloadElsewhere = async () => {}) {
+  const keyring = createKeyring(keys)
   const { db } = database
   const vault = createVault({ db, keyring })
   const signer = createStatementSigner({ db, keyring, now: Date.now })
-  return { vault, signer, masterKey: createMasterKey({ db, keyring, vault, signer, log: silentLog }) }
+  const masterKey = createMasterKey({ db, keyring, vault, signer, reloadElsewhere, log: silentLog })
+  return { keyring, vault, signer, masterKey }
 }
 
 async function enroll(vault: ReturnType<typeof createVault>, username: string) {
@@ -119,6 +124,25 @@ test('control planes that rotate at once do each row once, and end alike', async
   const counted = (await audit('master-key.rewrap-finished')).map(({ detail }) => Number(detail.dataKeys))
   expect(counted.reduce((sum, count) => sum + count, 0)).toBe(60)
 }, 60_000)
+
+test('workers know the new key before anything is wrapped with it', async () => {
+  const before = controlPlane(old)
+  const [user] = await crowd(before.vault, 1, 'worker')
+  let configured: MasterKeys = { current: old, old: [] }
+  const other = process(() => configured)
+  const asked = process(
+    () => configured,
+    async () => {
+      expect((await other.masterKey.status()).remaining).toBe(0)
+      other.keyring.reload()
+    },
+  )
+  configured = { current: next, old: [old] }
+  await asked.masterKey.rewrap('admin')
+  expect(await finished(asked.masterKey)).toMatchObject({ current: next.id, remaining: 0, failure: null })
+  expect((await other.vault.dataKey(user!.id)).id).toBe(user!.key.id)
+  await expect(before.vault.dataKey(user!.id)).rejects.toMatchObject({ code: 'key-unknown' })
+})
 
 test('what a lost key sealed is named and left as it is; the rest is done', async () => {
   const lost = generateSealingKey()

@@ -45,12 +45,15 @@ export function createMasterKey({
   keyring,
   vault,
   signer,
+  reloadElsewhere = async () => {},
   log,
 }: {
   db: Db
   keyring: Keyring
   vault: Pick<Vault, 'rewrap'>
   signer: Pick<StatementSigner, 'rewrap'>
+  /** makes other workers read the keys anew, before anything is sealed with a key they do not know */
+  reloadElsewhere?: () => Promise<unknown>
   log: Logger
 }): MasterKey {
   let running: Promise<void> | undefined
@@ -103,6 +106,9 @@ export function createMasterKey({
     async rewrap(actor) {
       if (running) return
       keyring.reload()
+      await reloadElsewhere()
+      // somebody else may have begun meanwhile
+      if (running) return
       failure = null
       running = rewrapAll(actor)
         .catch(error => {

@@ -1,5 +1,14 @@
 import { latencyBoundsMs, type UsageReport } from '@sdp-mcp/instance/contract'
-import { Counter, collectDefaultMetrics, Gauge, Histogram, type Metric, Registry } from 'prom-client'
+import {
+  AggregatorRegistry,
+  Counter,
+  collectDefaultMetrics,
+  Gauge,
+  Histogram,
+  type Metric,
+  type MetricObject,
+  Registry,
+} from 'prom-client'
 import type { Activity } from './activity.ts'
 import type { EgressOutcome } from './egress/egress.ts'
 import type { FleetObserver } from './fleet/fleet.ts'
@@ -15,6 +24,17 @@ type StreamEnd = 'ended' | 'client' | 'instance' | 'key-revoked' | 'user-suspend
 
 export type Metrics = ReturnType<typeof createMetrics>
 
+/** What one worker shows, to be added up with what the others do. */
+export type MetricsSnapshot = MetricObject[]
+
+/** What only the leader of the fleet sees; in the others these stand still. */
+const ofTheLeader = new Set([
+  'sdp_mcp_instances',
+  'sdp_mcp_sessions',
+  'sdp_mcp_token_mint_budget_min',
+  'sdp_mcp_accounts_breakers_open',
+])
+
 const forgottenAfterRounds = 30
 const requestSeconds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 const startSeconds = [0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60]
@@ -23,7 +43,16 @@ const startSeconds = [0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60]
  * Prometheus metrics of this process. Labels come from fixed lists, never from users, so that their number is bounded. What
  * is shown was noted as it happened: reading it asks neither the database nor the engine.
  */
-export function createMetrics({ activity, version }: { activity: Pick<Activity, 'all'>; version: string }) {
+export function createMetrics({
+  activity,
+  version,
+  others = async () => [],
+}: {
+  activity: Pick<Activity, 'all'>
+  version: string
+  /** asks the other workers for their {@link Metrics.snapshot} */
+  others?: () => Promise<MetricsSnapshot[]>
+}) {
   const registry = new Registry()
   const registers = [registry]
   collectDefaultMetrics({ register: registry })
@@ -31,8 +60,10 @@ export function createMetrics({ activity, version }: { activity: Pick<Activity, 
     name: 'sdp_mcp_info',
     help: 'Version of the control plane.',
     labelNames: ['version'] as const,
+    aggregator: 'first',
     registers,
   }).set({ version }, 1)
+  new Gauge({ name: 'sdp_mcp_workers', help: 'Processes that serve, as far as they answer.', registers }).set(1)
 
   const instances = new Gauge({
     name: 'sdp_mcp_instances',
@@ -74,6 +105,7 @@ export function createMetrics({ activity, version }: { activity: Pick<Activity, 
   const leader = new Gauge({
     name: 'sdp_mcp_leader',
     help: '1 when this control plane leads the fleet.',
+    aggregator: 'max',
     registers,
     collect() {
       this.set(leads() ? 1 : 0)
@@ -170,8 +202,21 @@ export function createMetrics({ activity, version }: { activity: Pick<Activity, 
   /** the last report of each epoch, to tell what is new in the next, and how many rounds ago that was */
   const before = new Map<string, { report: UsageReport; age: number }>()
 
+  async function snapshot(): Promise<MetricsSnapshot> {
+    const all = await registry.getMetricsAsJSON()
+    return leads() ? all : all.filter(({ name }) => !ofTheLeader.has(name))
+  }
+
   return {
-    registry,
+    contentType: registry.contentType,
+    snapshot,
+
+    /** Of all workers together, for Prometheus. */
+    async text(): Promise<string> {
+      const elsewhere = await others()
+      if (elsewhere.length === 0) return registry.metrics()
+      return AggregatorRegistry.aggregate([await snapshot(), ...elsewhere]).metrics()
+    },
 
     fleet: {
       ready: (kind, tookMs) => starts.observe({ kind }, tookMs / 1000),

@@ -142,7 +142,7 @@ test('metrics grow by what is new, have no user in them, and need nobody to answ
   await usage.collectAll([alice])
   metrics.fleet.ready('wake', 800)
   metrics.proxy.streamClosed('key-revoked')
-  const text = await metrics.registry.metrics()
+  const text = await metrics.text()
   for (const line of [
     'sdp_mcp_upstream_requests_total{module="requests",outcome="ok"} 3',
     'sdp_mcp_upstream_request_seconds_bucket{module="requests",le="0.01"} 1',

@@ -1,9 +1,15 @@
 import { Client } from '@modelcontextprotocol/sdk/client/index.js'
 import { SSEClientTransport } from '@modelcontextprotocol/sdk/client/sse.js'
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js'
+import type { ClientCapabilities } from '@modelcontextprotocol/sdk/types.js'
 
 /** The official SDK client, connected with an API key. */
-export async function connect(kind: 'sse' | 'mcp', url: string, key: string): Promise<Client & AsyncDisposable> {
+export async function connect(
+  kind: 'sse' | 'mcp',
+  url: string,
+  key: string,
+  capabilities: ClientCapabilities = {},
+): Promise<Client & AsyncDisposable> {
   const headers = { authorization: `Bearer ${key}` }
   const transport =
     kind === 'sse'
@@ -16,7 +22,7 @@ export async function connect(kind: 'sse' | 'mcp', url: string, key: string): Pr
           },
         })
       : new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } })
-  const client = new Client({ name: 'sdp-mcp-tests', version: '1.0.0' })
+  const client = new Client({ name: 'sdp-mcp-tests', version: '1.0.0' }, { capabilities })
   try {
     await client.connect(transport)
   } catch (error) {

@@ -122,6 +122,6 @@ export function activityRoutes(app: App, parts: ActivityRoutes): void {
   )
 
   app.get('/metrics', { schema: { hide: true } as never, config: { quiet: true } as never }, async (_request, reply) =>
-    reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
+    reply.type(metrics.contentType).send(await metrics.text()),
   )
 }

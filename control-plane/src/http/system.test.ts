@@ -26,6 +26,7 @@ test('the system tells versions, health and counts', async () => {
   expect((await admin.call('GET', '/v1/system')).json).toEqual({
     version: '1.2.3',
     node: process.version,
+    workers: 1,
     uptimeSeconds: expect.any(Number),
     runtime: { status: 'ok', detail: null, kind: 'process', version: '1.0' },
     database: { status: 'ok', detail: null, version: expect.stringMatching(/^\d+/) },

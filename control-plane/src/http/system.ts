@@ -4,7 +4,6 @@ import type { Db } from '../db.ts'
 import { AppError } from '../errors.ts'
 import type { Runtime } from '../fleet/runtime.ts'
 import type { MasterKey } from '../master-key.ts'
-import type { McpProxy } from '../proxy/proxy.ts'
 import type { Routes } from '../proxy/routes.ts'
 import type { Users } from '../users.ts'
 import { actorOf } from './auth.ts'
@@ -76,16 +75,19 @@ export type SystemRoutes = {
   runtime: Runtime
   users: Users
   routes: Routes
-  proxy: McpProxy
+  /** open exchanges of each user, in all workers */
+  openExchanges: () => Promise<ReadonlyMap<string, number>>
   masterKey: MasterKey
   version: string
+  /** processes that serve */
+  workers: number
   startedAt: number
   now: () => number
 }
 
 export function systemRoutes(
   app: App,
-  { db, runtime, users, routes, proxy, masterKey, version, startedAt, now }: SystemRoutes,
+  { db, runtime, users, routes, openExchanges, masterKey, version, workers, startedAt, now }: SystemRoutes,
 ): void {
   app.get(
     '/v1/routes',
@@ -108,7 +110,7 @@ export function systemRoutes(
       },
     },
     async () => {
-      const open = proxy.open()
+      const open = await openExchanges()
       const table = routes.all()
       const names = await db.query<{ id: string; username: string }>(
         'select id, username from users where id = any($1)',
@@ -139,6 +141,7 @@ export function systemRoutes(
           200: z.object({
             version: z.string(),
             node: z.string(),
+            workers: z.number().int(),
             uptimeSeconds: z.number().int(),
             runtime: part.extend({ kind: z.string(), version: z.string().nullable() }),
             database: part.extend({ version: z.string().nullable() }),
@@ -159,6 +162,7 @@ export function systemRoutes(
       return {
         version,
         node: process.version,
+        workers,
         uptimeSeconds: Math.floor((now() - startedAt) / 1000),
         runtime: { ...health.runtime, kind: runtime.kind, version: health.versions.runtime ?? null },
         database: { ...health.database, version: health.versions.database ?? null },

@@ -3,7 +3,7 @@ import type { AppError } from '../errors.ts'
 import { eventually } from '../fleet/testing/support.ts'
 import { startControlPlane } from '../testing/control-plane.ts'
 import { openTestDatabase, type TestDatabase } from '../testing/database.ts'
-import { createLimiter } from './limits.ts'
+import { createLimiter, type Limiter } from './limits.ts'
 
 let database: TestDatabase
 beforeAll(async () => {
@@ -21,7 +21,7 @@ function refusalOf(work: () => void): AppError | undefined {
 
 test('a burst is taken, then as many a second as allowed, for each user on its own', () => {
   let at = 0
-  const limiter = createLimiter(() => at)
+  const limiter = createLimiter({ nowMs: () => at })
   const limits = { requestsPerSecond: 10, burst: 5, concurrentRequests: 0 }
   const taken = (user: string) => {
     let count = 0
@@ -45,7 +45,7 @@ test('a burst is taken, then as many a second as allowed, for each user on its o
 })
 
 test('requests under way are counted in and out, a refused one costs nothing, and 0 means no limit', () => {
-  const limiter = createLimiter(() => 0)
+  const limiter = createLimiter({ nowMs: () => 0 })
   const limits = { requestsPerSecond: 0, burst: 1, concurrentRequests: 2 }
   for (let round = 0; round < 3; round++) {
     limiter.enter('alice', limits)
@@ -59,6 +59,72 @@ test('requests under way are counted in and out, a refused one costs nothing, an
     limiter.leave('alice')
   }
   for (let count = 0; count < 1_000; count++) limiter.enter('bob', { ...limits, concurrentRequests: 0 })
+})
+
+/** Limiters of workers that tell each other. */
+function workers(count: number) {
+  let at = 0
+  const limiters = Array.from({ length: count }, () => createLimiter({ isShared: true, nowMs: () => at }))
+  return {
+    limiters,
+    wait(ms: number) {
+      at += ms
+    },
+    tellEachOther() {
+      const told = limiters.map(limiter => limiter.share())
+      for (const [by, uses] of told.entries())
+        for (const [index, limiter] of limiters.entries()) if (index !== by) limiter.heard(by, uses)
+    },
+  }
+}
+
+test('workers share the rate of a user: who goes to each of them gets no more than who goes to one', () => {
+  const { limiters, wait, tellEachOther } = workers(3)
+  const limits = { requestsPerSecond: 100, burst: 20, concurrentRequests: 0 }
+  let taken = 0
+  // ten seconds of asking everywhere as fast as it goes
+  for (let round = 0; round < 100; round++) {
+    for (const limiter of limiters) while (!refusalOf(() => limiter.enter('alice', limits))) taken++
+    tellEachOther()
+    wait(100)
+  }
+  // 20 at once and 100 a second; and what each of the others lets in before it hears, once
+  expect(taken).toBeGreaterThanOrEqual(900)
+  expect(taken).toBeLessThanOrEqual(20 + 1_000 + 2 * 20)
+  // one that has let nothing in knows as well
+  const { limiters: two, tellEachOther: tell } = workers(2)
+  for (let count = 0; count < 20; count++) two[0]!.enter('alice', limits)
+  tell()
+  expect(refusalOf(() => two[1]!.enter('alice', limits))?.code).toBe('rate-limit-exceeded')
+  expect(refusalOf(() => two[1]!.enter('bob', limits))).toBeUndefined()
+})
+
+test('workers share the number of open requests, and one that ends takes its own along', () => {
+  const { limiters, tellEachOther } = workers(3)
+  const limits = { requestsPerSecond: 0, burst: 1, concurrentRequests: 4 }
+  const [one, two, three] = limiters as [Limiter, Limiter, Limiter]
+  for (const limiter of [one, one, two]) limiter.enter('alice', limits)
+  tellEachOther()
+  three.enter('alice', limits)
+  expect(refusalOf(() => three.enter('alice', limits))).toMatchObject({
+    code: 'concurrency-limit-exceeded',
+    message: expect.stringContaining('You have 4 calls'),
+  })
+  one.leave('alice')
+  tellEachOther()
+  three.enter('alice', limits)
+  three.leave('alice')
+  tellEachOther()
+  two.enter('alice', limits)
+  tellEachOther()
+  expect(refusalOf(() => three.enter('alice', limits))?.code).toBe('concurrency-limit-exceeded')
+  // worker two is gone with both of its requests
+  three.left(1)
+  for (let count = 0; count < 2; count++) three.enter('alice', limits)
+  expect(refusalOf(() => three.enter('alice', limits))?.code).toBe('concurrency-limit-exceeded')
+  // nothing has changed: nobody has to be told
+  for (const limiter of limiters) limiter.share()
+  expect(limiters.flatMap(limiter => limiter.share())).toEqual([])
 })
 
 const events = ({ response }: { response: import('node:http').ServerResponse }) => {

@@ -16,42 +16,124 @@ export interface Limiter {
   leave(userId: string): void
   /** The user is gone. */
   forget(userId: string): void
+  /** What changed since the last call, for the limiters of other workers; see {@link heard}. */
+  share(): Use[]
+  /**
+   * What another worker let in counts here, too. Workers tell each other ten times a second, so all of them together
+   * exceed a limit by no more than what comes in between.
+   */
+  heard(worker: number, uses: Use[]): void
+  /** A worker has ended, and its requests with it. */
+  left(worker: number): void
 }
 
-/** @param nowMs - a clock that never jumps */
-export function createLimiter(nowMs: () => number = performance.now.bind(performance)): Limiter {
-  const users = new Map<string, { tokens: number; at: number; open: number }>()
+/** Of one user: requests let in since the last time, and how many are open now. */
+export type Use = [userId: string, admitted: number, open: number]
+
+type Entry = {
+  /** what is missing from a full bucket, as of `at` */
+  spent: number
+  at: number
+  open: number
+  /** let in since the others were told; null: nothing has changed since */
+  untold: number | null
+  /** open in other workers, by worker, and the sum of it */
+  elsewhere: Map<number, number> | undefined
+  openElsewhere: number
+}
+
+/**
+ * @param isShared - whether {@link Limiter.share} is called
+ * @param nowMs - a clock that never jumps
+ */
+export function createLimiter({
+  isShared = false,
+  nowMs = performance.now.bind(performance),
+}: {
+  isShared?: boolean
+  nowMs?: () => number
+} = {}): Limiter {
+  const users = new Map<string, Entry>()
+  /** those that the others are not told of yet */
+  let changed: string[] = []
+
+  function entryOf(userId: string): Entry {
+    let entry = users.get(userId)
+    if (!entry) {
+      entry = { spent: 0, at: nowMs(), open: 0, untold: null, elsewhere: undefined, openElsewhere: 0 }
+      users.set(userId, entry)
+    }
+    return entry
+  }
+  function note(userId: string, entry: Entry, admitted: number): void {
+    if (entry.untold === null) {
+      entry.untold = 0
+      changed.push(userId)
+    }
+    entry.untold += admitted
+  }
+  function openElsewhere(entry: Entry, worker: number, open: number): void {
+    entry.elsewhere ??= new Map()
+    entry.openElsewhere += open - (entry.elsewhere.get(worker) ?? 0)
+    if (open > 0) entry.elsewhere.set(worker, open)
+    else entry.elsewhere.delete(worker)
+  }
+
   return {
     enter(userId, { requestsPerSecond, burst, concurrentRequests }) {
       const at = nowMs()
-      let entry = users.get(userId)
-      if (!entry) {
-        entry = { tokens: burst, at, open: 0 }
-        users.set(userId, entry)
-      }
-      if (concurrentRequests > 0 && entry.open >= concurrentRequests)
+      const entry = entryOf(userId)
+      const open = entry.open + entry.openElsewhere
+      if (concurrentRequests > 0 && open >= concurrentRequests)
         throw new AppError(
           'concurrency-limit-exceeded',
-          `You have ${entry.open} calls and event streams open, which is the limit. Close an MCP client that is not needed, or ask your admin for more.`,
+          `You have ${open} calls and event streams open, which is the limit. Close an MCP client that is not needed, or ask your admin for more.`,
           { retryAfterSeconds: 5 },
         )
       if (requestsPerSecond > 0) {
-        entry.tokens = Math.min(burst, entry.tokens + ((at - entry.at) / 1000) * requestsPerSecond)
+        // what others let in meanwhile may make a debt, which is no larger than a burst
+        const spent = Math.min(2 * burst, entry.spent)
+        entry.spent = Math.max(0, spent - ((at - entry.at) / 1000) * requestsPerSecond)
         entry.at = at
-        if (entry.tokens < 1)
+        const missing = entry.spent + 1 - burst
+        if (missing > 0)
           throw new AppError(
             'rate-limit-exceeded',
             `You may send ${requestsPerSecond} requests a second. Send fewer, or ask your admin for more.`,
-            { retryAfterSeconds: Math.max(1, Math.ceil((1 - entry.tokens) / requestsPerSecond)) },
+            { retryAfterSeconds: Math.max(1, Math.ceil(missing / requestsPerSecond)) },
           )
-        entry.tokens -= 1
+        entry.spent += 1
       }
       entry.open++
+      if (isShared) note(userId, entry, 1)
     },
     leave(userId) {
       const entry = users.get(userId)
-      if (entry && entry.open > 0) entry.open--
+      if (!entry || entry.open === 0) return
+      entry.open--
+      if (isShared) note(userId, entry, 0)
     },
     forget: userId => void users.delete(userId),
+    share() {
+      const told = changed
+      changed = []
+      return told.flatMap(userId => {
+        const entry = users.get(userId)
+        if (!entry) return []
+        const use: Use = [userId, entry.untold ?? 0, entry.open]
+        entry.untold = null
+        return [use]
+      })
+    },
+    heard(worker, uses) {
+      for (const [userId, admitted, open] of uses) {
+        const entry = entryOf(userId)
+        entry.spent += admitted
+        openElsewhere(entry, worker, open)
+      }
+    },
+    left(worker) {
+      for (const entry of users.values()) if (entry.elsewhere?.has(worker)) openElsewhere(entry, worker, 0)
+    },
   }
 }

@@ -134,7 +134,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     runtime,
     directory,
     routes,
-    proxy,
+    openExchanges: async () => proxy.open(),
     control: instanceControl,
     usage,
     metrics,
@@ -145,6 +145,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     now,
     startedAt: now(),
     version: '1.2.3',
+    workers: 1,
     publicUrl,
     adminToken: config.admin.token,
   })

@@ -170,7 +170,7 @@ export async function startControlPlane(
     runtime,
     directory,
     routes,
-    proxy,
+    openExchanges: async () => proxy.open(),
     control,
     usage,
     metrics,
@@ -181,6 +181,7 @@ export async function startControlPlane(
     now,
     startedAt: now(),
     version: 'test',
+    workers: 1,
     publicUrl,
     adminToken: config.admin.token,
     ...(config.oidc

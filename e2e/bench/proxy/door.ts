@@ -30,11 +30,15 @@ export async function openDoor(port: number): Promise<Door> {
   )
   const verifiedUntil = new Map<string, number>()
   const health = { status: 'ok', audience, version: 'bench', uptimeSeconds: 1, sessions: 0 }
+  const reports: Record<string, unknown> = {
+    '/control/sessions': { sessions: [] },
+    '/control/usage': { epoch: boot.user.id, tools: [] },
+  }
   const connection = { state: 'connected', scopes: [], reasonCode: null, reason: null }
   return {
     ...boot.listen,
     answers({ url }, response) {
-      const body = url === '/healthz' ? health : url?.startsWith('/control/') ? connection : undefined
+      const body = url === '/healthz' ? health : url?.startsWith('/control/') ? (reports[url] ?? connection) : undefined
       if (body) response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(body))
       return body !== undefined
     },

@@ -14,22 +14,31 @@ const run = promisify(execFile)
 
 export type Calls = { perSecond: number; p50: number; p99: number; cpuMicrosPerCall: number }
 
-/** JSON-RPC calls on connections that are kept, as fast as the answers come. `wrk` makes the load. */
+/**
+ * JSON-RPC calls on connections that are kept, as fast as the answers come.
+ * @param anyCore - leave the load where the system puts it
+ * @param load - `wrk`, which costs little itself, or this very process, which is always at hand
+ */
 export async function calls(
-  target: Target,
+  target: Pick<Target, 'name' | 'where' | 'call' | 'pids'>,
   {
     connections,
     seconds,
     folder,
     query = '',
-  }: { connections: number; seconds: number; folder: string; query?: string },
+    load = 'wrk',
+    anyCore = false,
+  }: { connections: number; seconds: number; folder: string; query?: string; load?: 'wrk' | 'node'; anyCore?: boolean },
 ): Promise<Calls> {
+  if (load === 'node') return callsFromHere(target, connections, seconds, query)
   const script = join(folder, `${target.name.replaceAll(' ', '-')}.lua`)
   await writeFile(script, wrkScript(target))
   const url = `http://127.0.0.1:${target.where.port}${target.call.path}${query}`
   const args = ['-t1', `-c${connections}`, `-d${seconds}s`, '--timeout', '10s', '-s', script, url]
   const before = cpuMicros(target.pids())
-  const { stdout } = await run('taskset', ['--cpu-list', String(loadCore), 'wrk', ...args])
+  const { stdout } = anyCore
+    ? await run('wrk', args)
+    : await run('taskset', ['--cpu-list', String(loadCore), 'wrk', ...args])
   const cpu = cpuMicros(target.pids()) - before
   const found = /RESULT (\d+) (\d+) (\d+) (\d+) (\d+)/.exec(stdout)?.slice(1).map(Number)
   if (!found) throw new Error(`wrk did not report on ${target.name}:\n${stdout}`)
@@ -41,7 +50,29 @@ export async function calls(
   return { perSecond: requests / (micros / 1e6), p50: p50 / 1000, p99: p99 / 1000, cpuMicrosPerCall: cpu / requests }
 }
 
-function wrkScript({ call }: Target): string {
+async function callsFromHere(
+  target: Pick<Target, 'where' | 'pids'>,
+  connections: number,
+  seconds: number,
+  query: string,
+): Promise<Calls> {
+  const before = cpuMicros(target.pids())
+  const beganAt = nowMicros()
+  const times: number[] = []
+  const lane = async () => {
+    while (nowMicros() - beganAt < seconds * 1e6)
+      times.push(...(await roundTrips(target.where, 'POST', `/mcp${query}`, 50)))
+  }
+  await Promise.all(Array.from({ length: connections }, lane))
+  return {
+    perSecond: times.length / ((nowMicros() - beganAt) / 1e6),
+    p50: percentile(times, 50) / 1000,
+    p99: percentile(times, 99) / 1000,
+    cpuMicrosPerCall: (cpuMicros(target.pids()) - before) / times.length,
+  }
+}
+
+function wrkScript({ call }: Pick<Target, 'call'>): string {
   const headers = Object.entries(call.headers).map(([name, value]) => `wrk.headers["${name}"] = "${value}"`)
   return `wrk.method = "POST"
 wrk.body = '${message}'
@@ -109,10 +140,13 @@ export type Held = {
 }
 
 /** What held streams cost. Best asked of a process that has done nothing yet. */
-export async function heldStreams(target: Target, counts: number[], watchSeconds: number): Promise<Held[]> {
+export async function heldStreams(
+  target: Target,
+  { counts, watchSeconds, warmUp }: { counts: number[]; watchSeconds: number; warmUp: number },
+): Promise<Held[]> {
   // code gets compiled, pools and the young generation of a heap grow: all that is not what a stream costs
-  for (const socket of await openStreams(target.where, 300)) socket.destroy()
-  await roundTrips(target.where, 'POST', '/mcp', 5_000)
+  for (const socket of await openStreams(target.where, Math.min(300, warmUp))) socket.destroy()
+  await roundTrips(target.where, 'POST', '/mcp', warmUp)
   await delay(2_000)
   const before = { resident: residentKb(target.pids()), kernel: await kernelKb() }
   const sockets = []

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { cpus, setPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startTemplateServer } from '@sdp-mcp/migrations/testing'
-import { installCompared, loadCore, needPrograms, openFilesLimit, pin } from './machine.ts'
+import { installCompared, loadCore, needPrograms, openFilesLimit, pin, turns } from './machine.ts'
 import * as measure from './measures.ts'
 import { bars, emptySheet, markdown, percentile, plot, type Sheets } from './report.ts'
 import { type Instance, starters, startInstance, type Target, type TargetName } from './targets.ts'
@@ -13,14 +13,15 @@ import { type Instance, starters, startInstance, type Target, type TargetName } 
  * ratio of the medians. Ours runs as a whole control plane with its database, authentication on; the others pass everything
  * through. A proxy has a core for itself; load and instances share the other. docs/performance.md tells what it showed.
  */
-export async function proxy({ rounds, short }: { rounds: number; short: boolean }): Promise<void> {
-  needPrograms(['taskset', 'wrk', 'nginx', 'haproxy', 'npm'])
-  const npmFolder = installCompared()
+export async function proxy({ rounds, size }: { rounds: number; size: 'full' | 'short' | 'smoke' }): Promise<void> {
+  const plan = { full: fullPlan(rounds), short: shortPlan, smoke: smokePlan }[size]
+  needPrograms(['taskset', ...plan.programs])
+  const npmFolder = plan.programs.includes('npm') ? installCompared() : ''
   pin(process.pid, loadCore)
-  const plan = short ? shortPlan : fullPlan(rounds)
   const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-bench-'))
   const server = await startTemplateServer()
   const sheets: Sheets = Object.fromEntries(plan.targets.map(name => [name, emptySheet()]))
+  const turn = turns()
   const say = (text: string) => process.stdout.write(`${text}\n`)
 
   const startOne = (name: TargetName, instance: Instance) =>
@@ -29,11 +30,12 @@ export async function proxy({ rounds, short }: { rounds: number; short: boolean 
   // one at a time, and new processes: what a stream costs shows best in a process that has done little
   async function hold(): Promise<void> {
     for (const name of plan.targets) {
-      if (name === 'supergateway' || name === 'direct') continue
+      if (plan.counts.length === 0 || name === 'supergateway' || name === 'direct') continue
+      await turn.take()
       const instance = await startInstance()
       const target = await startOne(name, instance)
       try {
-        sheets[name]!.held = await measure.heldStreams(target, plan.held, plan.watchSeconds)
+        sheets[name]!.held = await measure.heldStreams(target, plan)
         for (const held of sheets[name]!.held)
           say(
             `${name}: ${held.kbPerStream.toFixed(1)} KB a stream at ${held.streams}, a call then takes ${held.call.p99.toFixed(1)} ms at p99`,
@@ -43,6 +45,7 @@ export async function proxy({ rounds, short }: { rounds: number; short: boolean 
       } finally {
         await target[Symbol.asyncDispose]()
         await instance.program.stop('SIGKILL')
+        turn.mayGiveBack()
       }
     }
   }
@@ -53,7 +56,13 @@ export async function proxy({ rounds, short }: { rounds: number; short: boolean 
     const streaming = order.filter(({ streams }) => streams)
     for (const { key, connections, query } of plan.calls)
       for (const target of query ? streaming : order) {
-        const found = await measure.calls(target, { connections, seconds: plan.seconds, folder, query })
+        const found = await measure.calls(target, {
+          connections,
+          seconds: plan.seconds,
+          folder,
+          query,
+          load: plan.load,
+        })
         // the first round warms up: it compiles code, and fills caches and pools
         if (number === 0) continue
         const list = sheets[target.name]!.calls
@@ -88,15 +97,21 @@ export async function proxy({ rounds, short }: { rounds: number; short: boolean 
     stack.defer(() => instance.program.stop('SIGKILL'))
     const targets: Target[] = []
     for (const name of plan.targets) targets.push(stack.use(await startOne(name, instance)))
-    for (let number = 0; number <= plan.rounds; number++) await round(number, targets)
+    for (let number = 0; number <= plan.rounds; number++) {
+      await turn.take()
+      await round(number, targets)
+      turn.mayGiveBack()
+    }
   } finally {
+    turn.giveBack()
     await server.close()
     await rm(folder, { recursive: true, force: true })
   }
 
   const [cpu] = cpus()
   const setting = `${plan.rounds} rounds of ${plan.seconds} s, Node ${process.versions.node}, ${cpus().length} cores (${cpu?.model.trim()}), at most ${openFilesLimit()} open files; medians.`
-  const results = join(import.meta.dirname, '..', 'results')
+  // a folder for each size: what took a minute must not replace what took an hour
+  const results = join(import.meta.dirname, '..', 'results', size === 'full' ? '' : size)
   await mkdir(results, { recursive: true })
   await writeFile(
     join(results, 'proxy.json'),
@@ -104,7 +119,7 @@ export async function proxy({ rounds, short }: { rounds: number; short: boolean 
   )
   await writeFile(join(results, 'proxy.md'), markdown(sheets, setting))
   await writeFile(join(results, 'proxy.svg'), plot(sheets, setting))
-  say(`\n${markdown(sheets, setting)}\nwritten to e2e/bench/results/proxy.{json,md,svg}`)
+  say(`\n${markdown(sheets, setting)}\nwritten to ${results}/proxy.{json,md,svg}`)
 }
 
 /** On a machine that others use too, SDP_BENCH_NICE=-10 (as root) gives everything that is measured the same precedence. */
@@ -133,7 +148,11 @@ function thin(sheets: Sheets) {
 }
 
 type Plan = {
+  /** what must be installed beside Node */
+  programs: string[]
   targets: TargetName[]
+  /** what makes calls; see measure.calls */
+  load: 'wrk' | 'node'
   rounds: number
   seconds: number
   calls: { key: string; connections: number; query?: string }[]
@@ -141,14 +160,18 @@ type Plan = {
   openings: number
   eventStreams: number
   /** how many streams are held at once, in rising order */
-  held: number[]
+  counts: number[]
   watchSeconds: number
+  /** calls before, so that code is compiled and pools have grown */
+  warmUp: number
 }
 
 // a proxied stream takes two of the files a process may have open
 const mostStreams = Math.min(10_000, Math.floor((openFilesLimit() - 1_500) / 2_000) * 1_000)
 
 const fullPlan = (rounds: number): Plan => ({
+  programs: ['wrk', 'nginx', 'haproxy', 'npm'],
+  load: 'wrk',
   targets: ['direct', 'sdp-mcp', 'configurable-http-proxy', 'nginx', 'haproxy', 'bare node', 'supergateway'],
   rounds,
   seconds: 2,
@@ -160,11 +183,14 @@ const fullPlan = (rounds: number): Plan => ({
   ],
   openings: 200,
   eventStreams: 500,
-  held: [2_000, mostStreams],
+  counts: [2_000, mostStreams],
   watchSeconds: 10,
+  warmUp: 5_000,
 })
 
 const shortPlan: Plan = {
+  programs: ['wrk', 'npm'],
+  load: 'wrk',
   targets: ['direct', 'sdp-mcp', 'configurable-http-proxy', 'bare node'],
   rounds: 2,
   seconds: 1,
@@ -175,6 +201,25 @@ const shortPlan: Plan = {
   ],
   openings: 60,
   eventStreams: 100,
-  held: [1_000],
+  counts: [1_000],
   watchSeconds: 2,
+  warmUp: 5_000,
+}
+
+/** Whether the benchmark itself works; needs nothing that has to be fetched, and its figures mean little. */
+const smokePlan: Plan = {
+  programs: [],
+  targets: ['direct', 'sdp-mcp', 'bare node'],
+  load: 'node',
+  rounds: 1,
+  seconds: 0.5,
+  calls: [
+    { key: '1', connections: 1 },
+    { key: '16', connections: 16 },
+  ],
+  openings: 10,
+  eventStreams: 20,
+  counts: [100],
+  watchSeconds: 0.2,
+  warmUp: 200,
 }

@@ -33,12 +33,14 @@ export function percentile(values: number[], rank: number): number {
 export const median = (values: number[]) => percentile(values, 50)
 
 const ours = 'sdp-mcp'
-const rival = 'configurable-http-proxy'
+/** What we are compared with most: the proxy of JupyterHub, where it takes part. */
+const rivalOf = (sheets: Sheets) => ('configurable-http-proxy' in sheets ? 'configurable-http-proxy' : 'bare node')
 
 export type Bar = { what: string; measured: number; bar: string; met: boolean; unit: string }
 
 /** The targets of docs/performance.md, with what this run says about them. */
 export function bars(sheets: Sheets): Bar[] {
+  const rival = rivalOf(sheets)
   const us = sheets[ours]!
   const chp = sheets[rival]!
   const direct = sheets.direct!
@@ -78,6 +80,7 @@ export function bars(sheets: Sheets): Bar[] {
 const figure = (value: number, digits = 2) => (Number.isFinite(value) ? value.toFixed(digits) : '-')
 
 export function markdown(sheets: Sheets, setting: string): string {
+  const rival = rivalOf(sheets)
   const names = Object.keys(sheets)
   const rows = (head: string[], cells: (sheet: Sheet, name: string) => string[] | undefined) => [
     `| | ${head.join(' | ')} |`,

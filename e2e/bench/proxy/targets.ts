@@ -32,9 +32,9 @@ const node = process.execPath
 const fixture = join(here, 'fixture.ts')
 
 /** An instance that serves everybody. */
-export async function startInstance(script = fixture): Promise<Instance> {
+export async function startInstance(): Promise<Instance> {
   const at = await freePort()
-  const program = start(node, [script, String(at)], { core: loadCore })
+  const program = start(node, [fixture, String(at)], { core: loadCore })
   await listening(at, program, 'the fixture instance')
   return { port: at, program }
 }
@@ -177,7 +177,7 @@ async function perInstance(
 }
 
 /** The whole control plane with its database, run from source; instances are child processes that answer as fixed. */
-export async function startControlPlane(postgres: DatabaseConnection, script = fixture): Promise<Target> {
+export async function startControlPlane(postgres: DatabaseConnection): Promise<Target> {
   const database = await cloneDatabase(postgres)
   const [port, adminPort, adminToken] = [await freePort(), await freePort(), randomBytes(32).toString('base64url')]
   const firstPort = 43_000 + Math.floor(Math.random() * 50) * 100
@@ -194,7 +194,7 @@ export async function startControlPlane(postgres: DatabaseConnection, script = f
       SDP_DB_USER: database.user,
       SDP_DB_PASSWORD: database.password,
       SDP_RUNTIME: 'process',
-      SDP_INSTANCE_ENTRY: script,
+      SDP_INSTANCE_ENTRY: fixture,
       SDP_INSTANCE_PORT_RANGE: `${firstPort}-${firstPort + 99}`,
       SDP_INSTALLATION: 'bench',
       // limits are counted, and not reached

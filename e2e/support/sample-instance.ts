@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Server } from '@modelcontextprotocol/sdk/server/index.js'
+import { SSEServerTransport } from '@modelcontextprotocol/sdk/server/sse.js'
 import { StreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/streamableHttp.js'
 import type { RequestHandlerExtra } from '@modelcontextprotocol/sdk/shared/protocol.js'
 import {
@@ -23,11 +24,17 @@ import {
   SubscribeRequestSchema,
   UnsubscribeRequestSchema,
 } from '@modelcontextprotocol/sdk/types.js'
-import { openDoor } from '../proxy/door.ts'
+import { openDoor } from '../bench/proxy/door.ts'
+import { patternAt } from './pattern.ts'
 
 /**
  * A sample server on the official SDK, behind the door of an instance: everything that the conformance suite asks a server
- * for, by the names its requirements give. Without a boot line (`node sample-instance.ts <port>`) it serves everybody.
+ * for, by the names its requirements give, over both transports. Without a boot line (`node sample-instance.ts <port>`) it
+ * serves everybody. Beside MCP:
+ *
+ *     POST .../mcp?bytes=N    streams N bytes, those of {@link patternAt}
+ *     POST .../mcp?mark=M     is never answered
+ *     GET  .../mcp?closed=M   when the exchange that carried ?mark=M was closed (µs of the monotonic clock), or null
  */
 
 const door = await openDoor(Number(process.argv[2]))
@@ -290,10 +297,54 @@ function eventStore() {
 }
 
 const sessions = new Map<string, StreamableHTTPServerTransport>()
+const legacySessions = new Map<string, SSEServerTransport>()
+const closedAt = new Map<string, number>()
+
+/** @returns false: it is MCP */
+function answerBesides(query: URLSearchParams, response: ServerResponse): boolean {
+  const [bytes, mark, closed] = ['bytes', 'mark', 'closed'].map(name => query.get(name))
+  if (bytes) streamBytes(response, Number(bytes))
+  else if (mark) response.once('close', () => closedAt.set(mark, Number(process.hrtime.bigint() / 1000n)))
+  else if (closed) response.end(JSON.stringify(closedAt.get(closed) ?? null))
+  else return false
+  return true
+}
+
+function streamBytes(response: ServerResponse, bytes: number): void {
+  let sent = 0
+  const more = () => {
+    while (sent < bytes) {
+      const part = patternAt(sent, Math.min(64 * 1024, bytes - sent))
+      sent += part.length
+      if (!response.write(part)) return void response.once('drain', more)
+    }
+    response.end()
+  }
+  response.writeHead(200, { 'content-type': 'application/octet-stream' })
+  more()
+}
+
+async function serveLegacy(request: IncomingMessage, response: ServerResponse, query: URLSearchParams): Promise<void> {
+  const known = legacySessions.get(query.get('sessionId') ?? '')
+  if (request.method === 'POST') {
+    if (known) await known.handlePostMessage(request, response)
+    else response.writeHead(404).end()
+    return
+  }
+  const prefix = String(request.headers['x-forwarded-prefix'] ?? '')
+  const transport = new SSEServerTransport(`${prefix}/messages`, response)
+  legacySessions.set(transport.sessionId, transport)
+  response.once('close', () => legacySessions.delete(transport.sessionId))
+  await buildServer().connect(transport)
+}
 
 async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
   if (door.answers(request, response)) return
   if (!door.admits(request)) return void response.writeHead(401).end()
+  const [path = '', search = ''] = request.url!.split('?')
+  const query = new URLSearchParams(search)
+  if (answerBesides(query, response)) return void request.resume()
+  if (/^\/(sse|messages)$/.test(path)) return serveLegacy(request, response, query)
   const known = sessions.get(String(request.headers['mcp-session-id']))
   if (known) return known.handleRequest(request, response)
   if (request.headers['mcp-session-id'] !== undefined) return void response.writeHead(404).end()
