@@ -243,6 +243,24 @@ test('plain http upstreams are taken only when that was asked for', () => {
   )
 })
 
+test('egress is restricted only where something can stand between instances and the world, and at a port of its own', () => {
+  const inContainer = { SDP_INSTANCE_REACH: 'network', SDP_CONTROL_PLANE_CONTAINER: 'plane' }
+  expect(problems({ ...secrets, SDP_EGRESS: 'restricted' })).toEqual([
+    expect.stringContaining('SDP_INSTANCE_REACH=network'),
+  ])
+  expect(problems({ ...secrets, SDP_EGRESS: 'restricted', SDP_EGRESS_PORT: '3456', ...inContainer })).toEqual([
+    expect.stringContaining('SDP_EGRESS_PORT is the port of another listener'),
+  ])
+  const config = loadConfig({
+    ...secrets,
+    ...inContainer,
+    SDP_EGRESS: 'restricted',
+    SDP_EGRESS_ALLOWED_HOSTS: 'a.example, *.b.example',
+  })
+  expect(config.instance.limits.egress).toBe('restricted')
+  expect(config.egress).toEqual({ port: 3458, allowedHosts: ['a.example', '*.b.example'] })
+})
+
 test('the hosts follow from the data center unless they are given', () => {
   expect(loadConfig({ ...secrets, SDP_DATA_CENTER: 'EU' }).sdpDefaults).toMatchObject({
     baseUrl: 'https://sdpondemand.manageengine.eu',

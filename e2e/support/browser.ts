@@ -21,6 +21,8 @@ export async function launchBrowser(): Promise<Browser> {
     args: [
       // root has no use of the sandbox, and the pages are ours
       '--no-sandbox',
+      // in a container /dev/shm is too small for it
+      '--disable-dev-shm-usage',
       '--disable-background-networking',
       '--disable-component-update',
       '--disable-domain-reliability',
