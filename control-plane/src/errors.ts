@@ -52,6 +52,8 @@ export const catalogue = {
   'instance-unreachable': [503, 'The instance does not answer'],
   'instance-not-found': [404, 'The user has no instance yet'],
   'rollout-active': [409, 'Another rollout is under way'],
+  'rollout-image-missing': [422, 'The engine does not have that image'],
+  'rollout-canary-missing': [422, 'Nobody’s instance can prove the image'],
   'rollout-not-found': [404, 'There is no such rollout'],
   'rollout-finished': [409, 'The rollout is over'],
   'database-unavailable': [503, 'The database does not answer'],

@@ -157,12 +157,13 @@ const fleet = createFleet({
   },
   observe: metrics.fleet,
   reach,
+  onFailure: (userId, failure) => rollouts.instanceFailed(userId, failure),
   beforeRemove: (userId, instance) => connections.revoke(userId, instance),
   afterRemove: userId => users.erase(userId),
 })
 const connections = createConnections({ db, users, vault, fleet, control, log })
 metrics.leads(fleet.leading)
-const rollouts = createRollouts({ db, fleet, activity, image: config.instance.image, log, now, reach })
+const rollouts = createRollouts({ db, fleet, runtime, activity, image: config.instance.image, log, now, reach })
 const consent = createConsent({ db, users, connections, config })
 const directory = await openDirectory({
   db,

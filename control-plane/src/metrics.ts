@@ -1,4 +1,4 @@
-import { latencyBoundsMs, type UsageReport } from '@sdp-mcp/instance/contract'
+import { latencyBoundsMs, type UsageReport, upstreamModule } from '@sdp-mcp/instance/contract'
 import {
   AggregatorRegistry,
   Counter,
@@ -254,9 +254,11 @@ export function createMetrics({
         const old = known?.upstream.find(one => one.module === entry.module && one.outcome === entry.outcome)
         const more = entry.calls - (old?.calls ?? 0)
         if (more <= 0) continue
-        upstreamOutcomes.inc({ module: entry.module, outcome: entry.outcome }, more)
+        // whatever an instance says, labels come from a fixed list
+        const module = upstreamModule(entry.module)
+        upstreamOutcomes.inc({ module, outcome: entry.outcome }, more)
         upstream.add(
-          entry.module,
+          module,
           entry.buckets.map((count, at) => count - (old?.buckets[at] ?? 0)),
           entry.totalMs - (old?.totalMs ?? 0),
         )
@@ -319,7 +321,7 @@ function createUpstreamLatency() {
     add(module: string, buckets: number[], totalMs: number) {
       const entry = modules.get(module) ?? { buckets: new Array(latencyBoundsMs.length + 1).fill(0), totalMs: 0 }
       modules.set(module, entry)
-      buckets.forEach((count, at) => {
+      buckets.slice(0, entry.buckets.length).forEach((count, at) => {
         entry.buckets[at] = (entry.buckets[at] ?? 0) + Math.max(0, count)
       })
       entry.totalMs += Math.max(0, totalMs)

@@ -115,12 +115,96 @@ test('a pause holds it, and there is one at a time', async () => {
   expect((await admin.call('GET', '/v1/rollouts')).json.rollouts.map((one: { id: string }) => one.id)).toEqual([id])
 }, 40_000)
 
-test('those who sleep take the new image with their next start', async () => {
-  const [bob] = await admin.db.query<{ id: string }>("select id from users where username = 'bob'")
-  expect(await admin.fleet.sleep(bob!.id)).toBe(true)
-  const id = await begin()
+const idOf = async (username: string) =>
+  (await admin.db.query<{ id: string }>('select id from users where username = $1', [username]))[0]!.id
+const memberOf = async (id: string, username: string) =>
+  (await get(id)).members.find((one: { username: string }) => one.username === username)
+const sleep = async (...usernames: string[]) => {
+  for (const username of usernames) expect(await admin.fleet.sleep(await idOf(username))).toBe(true)
+}
+
+test('those who sleep take the new image with their next start, and count as moved from then on', async () => {
+  await sleep('bob')
+  const id = await begin({ observeSeconds: 1 })
   const done = await reaches(id, 'done')
-  expect(done.members.find((one: { username: string }) => one.username === 'bob').reason).toContain('next start')
-  await admin.fleet.ensureReady(bob!.id, { timeoutMs: 8_000 })
+  expect(done.progress).toMatchObject({ moved: 3, asleep: 1 })
+  expect(await memberOf(id, 'bob')).toMatchObject({ state: 'asleep', reason: expect.stringContaining('next start') })
+  await admin.fleet.ensureReady(await idOf('bob'), { timeoutMs: 8_000 })
   expect((await instanceOf('bob')).image).toBe('img:2')
+})
+
+test('an image the engine does not have is refused, and nothing changes', async () => {
+  admin.engine.missingImages.add('typo:1')
+  const refused = await admin.call('POST', '/v1/rollouts', { image: 'typo:1' })
+  expect([refused.status, refused.json.code]).toEqual([422, 'rollout-image-missing'])
+  expect(await admin.db.query('select from rollouts')).toEqual([])
+})
+
+test('when everybody sleeps, one is woken to prove the image; one that proves nothing never becomes the default', async () => {
+  await sleep('ann', 'bob', 'cem', 'dan')
+  admin.engine.trouble.push({ exit: 1 }, { exit: 1 }, { exit: 1 })
+  const over = await reaches(await begin(), 'rolled-back')
+  expect(over).toMatchObject({ reasonCode: 'members-failed', progress: { moved: 0, waiting: 3, reverted: 1 } })
+  expect(await admin.db.query('select from default_image')).toEqual([])
+  admin.engine.trouble.length = 0
+  await admin.fleet.ensureReady(await idOf('bob'), { timeoutMs: 8_000 })
+  expect((await instanceOf('bob')).image).toBe('img:1')
+
+  await sleep('bob')
+  const done = await reaches(await begin(), 'done')
+  expect(done.progress.moved).toBeGreaterThanOrEqual(1)
+  expect(imagesRunning()).toContain('img:2')
+}, 40_000)
+
+test('one who sleeps and whose first start with the new image fails has the image of before at once', async () => {
+  await sleep('bob')
+  const id = await begin()
+  await reaches(id, 'done')
+  admin.engine.trouble.push({ exit: 1 })
+  // one wait of a client: it never sees the failure
+  await admin.fleet.ensureReady(await idOf('bob'), { timeoutMs: 8_000 })
+  expect(await instanceOf('bob')).toMatchObject({ state: 'ready', image: 'img:1' })
+  expect(await memberOf(id, 'bob')).toMatchObject({ state: 'failed', reason: expect.stringContaining('first start') })
+  // and it stays there
+  await sleep('bob')
+  await admin.fleet.ensureReady(await idOf('bob'), { timeoutMs: 8_000 })
+  expect((await instanceOf('bob')).image).toBe('img:1')
+})
+
+test('one who is just starting is moved when it runs, not left behind', async () => {
+  await sleep('bob')
+  admin.engine.bootMs = 2_500
+  const bob = await idOf('bob')
+  const waking = admin.fleet.ensureReady(bob, { timeoutMs: 8_000 })
+  await eventually('bob starts', async () => (await instanceOf('bob')).state === 'starting')
+  admin.engine.running(bob)[0]!.sessions = 1
+  admin.engine.bootMs = 0
+  const id = await begin({ batchSize: 10 })
+  await waking
+  const done = await reaches(id, 'done')
+  expect(done.progress).toMatchObject({ moved: 4, asleep: 0 })
+  expect((await instanceOf('bob')).image).toBe('img:2')
+})
+
+test('one who fails already is no reason to go back, and takes the new image with the next try', async () => {
+  const bob = await idOf('bob')
+  admin.engine.trouble.push({ exit: 1 }, { exit: 1 }, { exit: 1 })
+  await admin.engine.crash(bob, { code: 1 })
+  await eventually(
+    'bob fails for a while',
+    async () => (await admin.db.query('select from instances where user_id = $1 and failures = 4', [bob])).length > 0,
+  )
+  const id = await begin({ batchSize: 10 })
+  const done = await reaches(id, 'done')
+  expect(done.progress).toMatchObject({ moved: 3, asleep: 1, failed: 0 })
+  await eventually('bob works', async () => (await instanceOf('bob')).state === 'ready', 20_000)
+  expect((await instanceOf('bob')).image).toBe('img:2')
+}, 40_000)
+
+test('nobody to prove the image: refused', async () => {
+  for (const username of ['ann', 'bob', 'cem', 'dan'])
+    await admin.call('PATCH', `/v1/users/${username}`, { suspended: true })
+  const refused = await admin.call('POST', '/v1/rollouts', quick)
+  expect([refused.status, refused.json.code]).toEqual([422, 'rollout-canary-missing'])
+  expect(await admin.db.query('select from rollouts')).toEqual([])
 })

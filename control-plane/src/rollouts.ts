@@ -3,8 +3,10 @@ import { appendAudit } from './audit.ts'
 import { type Db, type Queryable, sqlState } from './db.ts'
 import { AppError } from './errors.ts'
 import type { ReachFaultPoint } from './fault-points.ts'
+import { rethrow } from './fleet/failures.ts'
 import type { Fleet } from './fleet/fleet.ts'
 import { type Member, type MemberState, planRollout, type RolloutState } from './fleet/rollout.ts'
+import type { Runtime } from './fleet/runtime.ts'
 import type { Logger } from './log.ts'
 
 /**
@@ -34,9 +36,14 @@ export type RolloutView = RolloutInput & {
 }
 
 const tickMs = 1_000
+/** how often it is looked who woke, when no rollout is under way */
+const wokenLookMs = 30_000
+const wakeMs = 60_000
 /** not the image's fault: the rollout waits for an admin */
 const notTheImage = new Set(['capacity-exhausted', 'engine-unreachable', 'port-range-exhausted', 'disk-full'])
 const tryAgain = new Set(['instance-starting', 'database-unavailable'])
+const sleeps = 'It sleeps; its next start takes the new image.'
+const fails = 'It failed before, too; its next start takes the new image.'
 
 type Row = {
   id: string
@@ -60,6 +67,7 @@ const noSuch = () => new AppError('rollout-not-found', 'There is no such rollout
 export function createRollouts({
   db,
   fleet,
+  runtime,
   activity,
   image: basis,
   log,
@@ -67,7 +75,8 @@ export function createRollouts({
   reach = () => {},
 }: {
   db: Db
-  fleet: Pick<Fleet, 'moveTo' | 'leading' | 'reconcileAll'>
+  fleet: Pick<Fleet, 'moveTo' | 'leading' | 'ensureReady' | 'reconcile'>
+  runtime: Pick<Runtime, 'hasImage'>
   activity: Pick<Activity, 'flush'>
   /** SDP_INSTANCE_IMAGE */
   image: string
@@ -79,6 +88,7 @@ export function createRollouts({
   let timer: NodeJS.Timeout | undefined
   let ticking: Promise<void> | undefined
   let closed = false
+  let lookedAt = 0
 
   async function viewOf(row: Row): Promise<RolloutView> {
     const members = await db.query<{
@@ -91,7 +101,7 @@ export function createRollouts({
         where m.rollout_id = $1 order by m.position`,
       [row.id],
     )
-    const progress = { waiting: 0, moving: 0, moved: 0, failed: 0, reverting: 0, reverted: 0 }
+    const progress = { waiting: 0, moving: 0, asleep: 0, moved: 0, failed: 0, reverting: 0, reverted: 0 }
     for (const { state } of members) progress[state]++
     return {
       id: row.id,
@@ -153,17 +163,20 @@ export function createRollouts({
     const [row] = await db.query<Row>(
       `select ${columns} from rollouts where state in ('running', 'paused', 'rolling-back')`,
     )
+    if (row || now() - lookedAt >= wokenLookMs) await noteWoken()
     if (!row) return
     await activity.flush()
     const members = await db.query<{
       user_id: string
       state: MemberState
       moved_at: Date | null
+      can_prove: boolean
+      failing_before: boolean
       broken: boolean
       requests: number
       failures: number
     }>(
-      `select m.user_id, m.state, m.moved_at, coalesce(i.state = 'failed' and i.image = $2, false) as broken,
+      `select m.user_id, m.state, m.moved_at, u.wanted = 'running' and not u.suspended as can_prove, m.failing_before, coalesce(i.state = 'failed' and i.image = $2, false) as broken,
               greatest(0, coalesce(a.requests, 0) - m.requests_before)::float8 as requests,
               greatest(0, coalesce(a.failures, 0) - m.failures_before)::float8 as failures
          from rollout_members m join users u on u.id = m.user_id and u.wanted <> 'removed'
@@ -181,14 +194,20 @@ export function createRollouts({
         observeSeconds: row.observe_seconds,
         maxErrorRate: row.max_error_rate,
         members: members.map(
-          ({ user_id, moved_at, ...member }): Member => ({ userId: user_id, movedAt: moved_at, ...member }),
+          ({ user_id, moved_at, can_prove, failing_before, ...member }): Member => ({
+            userId: user_id,
+            movedAt: moved_at,
+            canProve: can_prove,
+            failingBefore: failing_before,
+            ...member,
+          }),
         ),
       },
       new Date(now()),
     )
     switch (step.do) {
       case 'move':
-        await Promise.all(step.userIds.map(userId => once(userId, () => move(row, userId))))
+        await Promise.all(step.userIds.map(userId => once(userId, () => move(row, userId, step.wake))))
         return
       case 'revert':
         await Promise.all(step.userIds.map(userId => once(userId, () => revert(row, userId))))
@@ -232,7 +251,16 @@ export function createRollouts({
       [row.id, userId, basis],
     )
 
-  async function move(row: Row, userId: string): Promise<void> {
+  /** Those who slept and have taken the new image with a start of their own. */
+  async function noteWoken(): Promise<void> {
+    lookedAt = now()
+    await db.query(
+      `update rollout_members m set state = 'moved', reason = null from rollouts r, instances i
+        where m.state = 'asleep' and r.id = m.rollout_id and i.user_id = m.user_id and i.state = 'ready' and i.image = r.image`,
+    )
+  }
+
+  async function move(row: Row, userId: string, wake: boolean): Promise<void> {
     await db.withTx(async tx => {
       await tx.query(
         `update rollout_members m set state = 'moving', reason = null,
@@ -249,8 +277,20 @@ export function createRollouts({
     })
     reach('rollout.noted')
     try {
-      const how = await fleet.moveTo(userId, row.image, { drainSeconds: row.drain_seconds })
-      await note(db, row, userId, 'moved', how === 'asleep' ? 'It sleeps; its next start takes the new image.' : null)
+      const attempt = () => fleet.moveTo(userId, row.image, { drainSeconds: row.drain_seconds })
+      let how = await attempt()
+      if (how === 'failing')
+        await db.query('update rollout_members set failing_before = true where rollout_id = $1 and user_id = $2', [
+          row.id,
+          userId,
+        ])
+      if (how !== 'moved' && wake) {
+        if (how === 'failing') await fleet.reconcile(userId, { asked: 'admin' })
+        await fleet.ensureReady(userId, { timeoutMs: wakeMs })
+        how = await attempt()
+      }
+      if (how === 'moved') await note(db, row, userId, 'moved')
+      else await note(db, row, userId, 'asleep', how === 'asleep' ? sleeps : fails)
     } catch (error) {
       if (closed) return
       const { code, message } = error instanceof AppError ? error : { code: 'internal', message: String(error) }
@@ -275,7 +315,11 @@ export function createRollouts({
     })
     let reason: string | null = null
     try {
-      if (before) await fleet.moveTo(userId, before.previous_image, { drainSeconds: row.drain_seconds })
+      if (before) {
+        const how = await fleet.moveTo(userId, before.previous_image, { drainSeconds: row.drain_seconds })
+        // what fails with the new image need not wait for its next try
+        if (how === 'failing') await fleet.reconcile(userId, { asked: 'admin' })
+      }
     } catch (error) {
       if (closed) return
       if (error instanceof AppError && tryAgain.has(error.code)) return
@@ -320,10 +364,16 @@ export function createRollouts({
     },
 
     /**
-     * Begins a rollout of all users: the canary, one whose instance runs, is moved first.
-     * @throws AppError `rollout-active`
+     * Begins a rollout of all users: the canary, one whose instance runs if there is any, is moved first.
+     * @throws AppError `rollout-active`, `rollout-image-missing`, `engine-unreachable`
+     * @throws AppError `rollout-canary-missing`: there is nobody whose instance may be started to prove the image
      */
     async create(input: RolloutInput, actor: string): Promise<RolloutView> {
+      if (!(await runtime.hasImage(input.image).catch(rethrow)))
+        throw new AppError(
+          'rollout-image-missing',
+          `The engine has no image "${input.image}". Build or pull it there, or correct the name; docker image ls shows what it has.`,
+        )
       const id = await db
         .withTx(async tx => {
           const [row] = await tx.query<{ id: string }>(
@@ -341,7 +391,8 @@ export function createRollouts({
           )
           await tx.query(
             `insert into rollout_members (rollout_id, user_id, position, previous_image)
-             select $1, u.id, row_number() over (order by (i.state = 'ready') desc nulls last, u.username) - 1,
+             select $1, u.id, row_number() over (order by u.wanted = 'running' and not u.suspended desc,
+                      (i.state = 'ready') desc nulls last, coalesce(i.state = 'failed', false), u.username) - 1,
                     coalesce(p.image, d.image, $2)
                from users u
                left join instances i on i.user_id = u.id
@@ -350,6 +401,12 @@ export function createRollouts({
               where u.wanted <> 'removed'`,
             [row!.id, basis],
           )
+          const [canary] = await tx.query("select from users where wanted = 'running' and not suspended limit 1")
+          if (!canary)
+            throw new AppError(
+              'rollout-canary-missing',
+              'A rollout needs a user whose instance proves the image, and there is none who is neither suspended nor stopped. Set SDP_INSTANCE_IMAGE instead, or lift the suspension of somebody.',
+            )
           await appendAudit(tx, { actor, action: 'rollout.created', detail: { id: row!.id, image: input.image } })
           return row!.id
         })
@@ -365,6 +422,40 @@ export function createRollouts({
     },
 
     get,
+
+    /**
+     * An instance failed. If that was the first start of a user who slept when a rollout came by, the image of before is
+     * wanted again.
+     * @returns whether it is
+     */
+    async instanceFailed(userId: string, failure: { image: string | null; code: string }): Promise<boolean> {
+      if (failure.image === null || notTheImage.has(failure.code) || tryAgain.has(failure.code)) return false
+      const [member] = await db.query<Row>(
+        `select ${columns} from rollouts r
+          where r.image = $2 and r.state in ('running', 'paused', 'done')
+            and exists (select from rollout_members m where m.rollout_id = r.id and m.user_id = $1 and m.state = 'asleep'
+                           and m.previous_image <> $2)
+            -- unless another decision counts by now
+            and $2 = coalesce((select image from image_pins where user_id = $1 and basis = $3),
+                              (select image from default_image where basis = $3))
+          order by r.created_at desc limit 1`,
+        [userId, failure.image, basis],
+      )
+      if (!member) return false
+      await db.withTx(async tx => {
+        await unpin(tx, member, userId)
+        await tx.query(
+          "update rollout_members set state = 'failed', reason = $3 where rollout_id = $1 and user_id = $2",
+          [
+            member.id,
+            userId,
+            `Its first start with the new image failed (${failure.code}); it has the one of before again.`,
+          ],
+        )
+      })
+      log.warn({ userId, rolloutId: member.id, code: failure.code }, 'rollout.sleeper.failed')
+      return true
+    },
 
     /** The latest ones, newest first. */
     async list(): Promise<RolloutView[]> {

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { latencyBoundsMs, type UsageReport } from '@sdp-mcp/instance/contract'
+import { latencyBoundsMs, type UsageReport, usageReport } from '@sdp-mcp/instance/contract'
 import { afterAll, beforeAll, expect, inject, test } from 'vitest'
 import { AppError } from './errors.ts'
 import { silentLog } from './fleet/testing/support.ts'
@@ -14,6 +14,7 @@ beforeAll(async () => {
 afterAll(() => database?.[Symbol.asyncDispose]())
 
 const day = '2026-01-05'
+const today = '2026-01-07'
 const bucketsOf = (...durationsMs: number[]) =>
   [...latencyBoundsMs, Number.POSITIVE_INFINITY].map(
     (bound, at) => durationsMs.filter(ms => ms <= bound && ms > (latencyBoundsMs[at - 1] ?? -1)).length,
@@ -45,6 +46,7 @@ async function open() {
     },
     metrics,
     log: silentLog,
+    now: () => Date.parse(`${today}T12:00:00Z`),
   })
   async function addUser(username: string) {
     const [row] = await database.db.query<{ id: string }>(
@@ -125,6 +127,68 @@ test('pages cover everything once, newest day first, and a removed user leaves n
   await database.db.query("delete from users where username = 'bob'")
   const { rows } = await usage.list({ ...everything, username: 'bob' })
   expect(rows).toEqual([])
+})
+
+test('an instance that was taken over cannot fill the database, nor reach a day beyond its own', async () => {
+  const { usage, answers, addUser, report } = await open()
+  const alice = await addUser('alice')
+  for (let run = 0; run < 15; run++) {
+    const tools = Array.from({ length: 300 }, (_, at) => tool(`t${run}_${at}`, [1]))
+    answers.set(alice.userId, report(tools))
+    await usage.collect(alice)
+    answers.set(alice.userId, report(tools.map((one, at) => ({ ...one, tool: `t0_${at}` }))))
+    await usage.collect(alice)
+  }
+  for (const other of ['9999-12-31', '2026-02-05', '2025-06-01', '2025-12-29']) {
+    answers.set(alice.userId, report([tool('get_request', [1], { day: other })]))
+    await usage.collect(alice)
+  }
+  const [found] = await database.db.query<{ rows: number; tools: number; days: number }>(
+    `select count(*)::integer as rows, count(distinct tool)::integer as tools, count(distinct day)::integer as days
+       from tool_usage where user_id = $1`,
+    [alice.userId],
+  )
+  expect(found).toEqual({ rows: 2_000, tools: 200, days: 1 })
+})
+
+test.for<[string, (report: UsageReport) => unknown]>([
+  ['a negative count', report => ({ ...report, tools: [tool('a_tool', [1], { calls: -1 })] })],
+  ['no number', report => ({ ...report, tools: [tool('a_tool', [1], { totalMs: Number.MAX_VALUE })] })],
+  [
+    'more buckets than there are',
+    report => ({ ...report, tools: [tool('a_tool', [1], { buckets: Array(13).fill(1) })] }),
+  ],
+  ['a tool that cannot be one', report => ({ ...report, tools: [tool('<b>"', [1])] })],
+  ['more tools than there are', report => ({ ...report, tools: Array(2_001).fill(tool('a_tool', [1])) })],
+  [
+    'a module of any length',
+    report => ({
+      ...report,
+      upstream: [{ module: 'x'.repeat(65), outcome: 'ok', calls: 1, totalMs: 1, buckets: [] }],
+    }),
+  ],
+])('%s is no report', ([, change]) => {
+  const good: UsageReport = { epoch: randomUUID(), tools: [tool('a_tool', [1])], upstream: [], tokens: null }
+  expect(usageReport.safeParse(good).success).toBe(true)
+  expect(usageReport.safeParse(change(good)).success).toBe(false)
+})
+
+test('whatever modules and buckets are reported, metrics stay few and well-formed', async () => {
+  const { usage, answers, metrics, addUser, report } = await open()
+  const alice = await addUser('alice')
+  const upstream = Array.from({ length: 400 }, (_, at) => ({
+    module: `cm_a${at}`,
+    outcome: 'ok' as const,
+    calls: 1,
+    totalMs: 1,
+    buckets: Array(14).fill(1),
+  }))
+  answers.set(alice.userId, report([], { upstream }))
+  await usage.collectAll([alice])
+  const lines = (await metrics.registry.metrics()).split('\n').filter(line => /^sdp_mcp_upstream_request/.test(line))
+  expect(lines).toContain('sdp_mcp_upstream_requests_total{module="other",outcome="ok"} 400')
+  expect(lines.length).toBeLessThan(20)
+  expect(lines.filter(line => line.includes('+Inf'))).toHaveLength(1)
 })
 
 test('metrics grow by what is new, have no user in them, and need nobody to answer', async () => {

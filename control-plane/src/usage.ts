@@ -21,39 +21,74 @@ export type UsageRow = {
 }
 
 const keptDays = 400
+const dayMs = 24 * 60 * 60 * 1000
+/** an instance reports its last seven days; older ones stay as they were stored last */
+const reportedDays = 8
+/** of one user and day, which no honest instance comes near: runs times tools, and names of tools */
+const mostRows = 2_000
+const mostTools = 200
 const concurrentQuestions = 16
+/** epoch of rows that were added up */
+const merged = '00000000-0000-0000-0000-000000000000'
 
 export function createUsage({
   db,
   control,
   metrics,
   log,
+  now = Date.now,
 }: {
   db: Db
   control: Pick<InstanceControl, 'usage'>
   metrics: Pick<Metrics, 'reported' | 'settle'>
   log: Logger
+  now?: () => number
 }) {
-  async function store(userId: string, { epoch, tools }: UsageReport): Promise<void> {
-    if (tools.length === 0) return
+  /** @returns a day of UTC, such as 2026-01-31 */
+  const dayFromToday = (days: number) => new Date(now() + days * dayMs).toISOString().slice(0, 10)
+
+  async function store({ userId, username }: ControlTarget, { epoch, tools: all }: UsageReport): Promise<void> {
+    const [oldest, newest] = [dayFromToday(-reportedDays), dayFromToday(1)]
+    const tools = all.filter(({ day }) => day >= oldest && day <= newest)
+    if (tools.length === 0 || epoch === merged) return
     // The newest report of an epoch holds all earlier ones; the larger number wins should two arrive in the wrong order.
-    await db.query(
-      `insert into tool_usage as t (user_id, epoch, day, tool, calls, errors, total_ms, max_ms, buckets)
-       select u.id, $2, n.day::date, n.tool, n.calls, n.errors, n."totalMs", n."maxMs", n.buckets
-         from users u, json_to_recordset($3::json)
-                as n (day text, tool text, calls bigint, errors bigint, "totalMs" float8, "maxMs" float8, buckets bigint[])
-        where u.id = $1
-       on conflict (user_id, epoch, day, tool) do update set calls = excluded.calls, errors = excluded.errors,
-         total_ms = excluded.total_ms, max_ms = excluded.max_ms, buckets = excluded.buckets
-       where t.calls < excluded.calls`,
-      [userId, epoch, JSON.stringify(tools)],
+    // An instance that was taken over may invent epochs and tools, so the rows of a user and day are limited.
+    const [refused] = await db.query<{ rows: number }>(
+      `with n as (
+         select distinct on (day, tool) day::date as day, tool, calls, errors, "totalMs", "maxMs", buckets
+           from json_to_recordset($3::json)
+                  as n (day text, tool text, calls bigint, errors bigint, "totalMs" float8, "maxMs" float8, buckets bigint[])),
+       there as (select day, epoch, tool from tool_usage where user_id = $1 and day in (select day from n)),
+       taken as (select day, count(*) as rows, count(distinct tool) as tools from there group by day),
+       placed as (
+         select n.*, same.tool is not null as known, named.tool is not null as named,
+                coalesce(t.rows, 0) + row_number() over (partition by n.day, same.tool is null order by n.tool) as row_place,
+                coalesce(t.tools, 0) + row_number() over (partition by n.day, named.tool is null order by n.tool) as tool_place
+           from n left join taken t using (day)
+           left join there same on same.day = n.day and same.tool = n.tool and same.epoch = $2
+           left join (select distinct day, tool from there) named on named.day = n.day and named.tool = n.tool),
+       fits as (select *, known or (row_place <= $4 and (named or tool_place <= $5)) as fits from placed),
+       written as (
+         insert into tool_usage as t (user_id, epoch, day, tool, calls, errors, total_ms, max_ms, buckets)
+         select u.id, $2, f.day, f.tool, f.calls, f.errors, f."totalMs", f."maxMs", f.buckets
+           from users u, fits f where u.id = $1 and f.fits
+         on conflict (user_id, epoch, day, tool) do update set calls = excluded.calls, errors = excluded.errors,
+           total_ms = excluded.total_ms, max_ms = excluded.max_ms, buckets = excluded.buckets
+         where t.calls < excluded.calls)
+       select count(*)::integer as rows from fits where not fits`,
+      [userId, epoch, JSON.stringify(tools), mostRows, mostTools],
     )
+    if (refused && refused.rows > 0)
+      log.warn(
+        { username, rows: refused.rows },
+        'usage.refused: this instance reports more than an instance can do. Look at its image and its log.',
+      )
   }
 
   async function collect(target: ControlTarget): Promise<void> {
     const report = await control.usage(target)
     metrics.reported(report)
-    await store(target.userId, report)
+    await store(target, report)
   }
 
   return {
@@ -69,7 +104,7 @@ export function createUsage({
       }
       await Promise.all(Array.from({ length: concurrentQuestions }, lane))
       metrics.settle()
-      await db.query('delete from tool_usage where day < current_date - $1::integer', [keptDays])
+      await db.query('delete from tool_usage where day < $1::date', [dayFromToday(-keptDays)])
     },
 
     /**

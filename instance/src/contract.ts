@@ -213,7 +213,34 @@ export type ConnectionReport = z.infer<typeof connectionReport>
 /** Upper bounds of the latency histograms in milliseconds; a last bucket holds everything slower. */
 export const latencyBoundsMs = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000] as const
 
-const buckets = z.array(z.number().int())
+/** SDP modules that the metrics tell apart; all others, e.g. those a site made for itself, are `other`. */
+export const upstreamModules = [
+  ...['requests', 'problems', 'changes', 'releases', 'projects', 'tasks', 'solutions', 'topics', 'announcements'],
+  ...['assets', 'workstations', 'software', 'products', 'product_types', 'asset_states', 'vendors', 'cmdb'],
+  ...['contracts', 'purchase_orders', 'attachments', 'worklogs', 'notes', 'checklists', 'udf_fields'],
+  ...['users', 'requesters', 'technicians', 'roles', 'groups', 'support_groups', 'user_groups'],
+  ...['sites', 'regions', 'departments', 'portals', 'categories', 'subcategories', 'items', 'service_categories'],
+  ...['priorities', 'urgencies', 'impacts', 'levels', 'modes', 'statuses', 'request_types', 'request_templates'],
+  ...[
+    'change_templates',
+    'change_types',
+    'change_stages',
+    'change_statuses',
+    'change_risks',
+    'task_types',
+    'task_templates',
+  ],
+  ...['worklog_types', 'closure_codes', 'request_maintenances', 'change_maintenances'],
+] as const
+const knownModules = new Set<string>(upstreamModules)
+export const upstreamModule = (name: string): string => (knownModules.has(name) ? name : 'other')
+
+// An instance may have been taken over: what it reports is bounded here, and by day and user where it is stored.
+const count = z.int().min(0)
+const millis = z.number().min(0).max(1e13)
+const buckets = z.array(count).max(latencyBoundsMs.length + 1)
+const mostToolRows = 2_000
+const mostUpstreamRows = 500
 
 /**
  * `GET /control/usage`: what the process did since it started, without arguments or answers. The numbers only grow
@@ -221,39 +248,42 @@ const buckets = z.array(z.number().int())
  */
 export const usageReport = z.object({
   epoch: z.uuid(),
-  tools: z.array(
-    z.object({
-      /** UTC, `YYYY-MM-DD`; the last seven days */
-      day: z.iso.date(),
-      tool: z.string(),
-      calls: z.number().int(),
-      errors: z.number().int(),
-      totalMs: z.number(),
-      maxMs: z.number(),
-      /** calls by latency, see {@link latencyBoundsMs}; empty from an older instance */
-      buckets: buckets.default([]),
-    }),
-  ),
+  tools: z
+    .array(
+      z.object({
+        /** UTC, `YYYY-MM-DD`; the last seven days */
+        day: z.iso.date(),
+        tool: z.string().regex(/^[a-z][a-z0-9_]{0,63}$/),
+        calls: count,
+        errors: count,
+        totalMs: millis,
+        maxMs: millis,
+        /** calls by latency, see {@link latencyBoundsMs}; empty from an older instance */
+        buckets: buckets.default([]),
+      }),
+    )
+    .max(mostToolRows),
   /** requests to the SDP API; absent from an older instance, like what follows */
   upstream: z
     .array(
       z.object({
-        /** first part of the path below `/api/v3`, e.g. `requests` */
-        module: z.string(),
+        /** first part of the path below `/api/v3`, e.g. `requests`, see {@link upstreamModule} */
+        module: z.string().max(64),
         outcome: z.enum(['ok', 'refused', 'limited', 'failed', 'unreachable']),
-        calls: z.number().int(),
-        totalMs: z.number(),
+        calls: count,
+        totalMs: millis,
         buckets,
       }),
     )
+    .max(mostUpstreamRows)
     .default([]),
   tokens: z
     .object({
       /** calls of the token endpoint, and how many of them failed */
-      mints: z.number().int(),
-      failures: z.number().int(),
+      mints: count,
+      failures: count,
       /** of the 10 in 10 minutes that Zoho allows a refresh token */
-      mintsLeft: z.number().int(),
+      mintsLeft: count,
       /** `failing`: the accounts server is left alone for a while */
       accountsServer: z.enum(['fine', 'failing']),
     })

@@ -43,6 +43,5 @@ test('however many modules a site seems to have, the report stays small', async 
   for (let at = 0; at < 100; at++)
     await meter.fetch(`${origin}/app/itdesk/api/v3/${String.fromCharCode(97 + (at % 26))}_${'x'.repeat(at / 26)}`)
   const { upstream } = meter.report()
-  expect(upstream.length).toBeLessThanOrEqual(61)
-  expect(upstream.reduce((sum, { calls }) => sum + calls, 0)).toBe(100)
+  expect(upstream).toEqual([expect.objectContaining({ module: 'other', outcome: 'ok', calls: 100 })])
 })

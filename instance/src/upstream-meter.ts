@@ -1,5 +1,5 @@
 import type { fetch as undiciFetch } from 'undici'
-import type { UsageReport } from './contract.ts'
+import { type UsageReport, upstreamModule } from './contract.ts'
 import { addTo, createBuckets } from './latency.ts'
 
 type Upstream = UsageReport['upstream'][number]
@@ -8,9 +8,6 @@ export type UpstreamMeter = {
   fetch: typeof undiciFetch
   report(): { upstream: Upstream[]; mints: number; failures: number }
 }
-
-/** so that no path of a site, however odd, makes the metrics grow */
-const mostModules = 60
 
 /**
  * Measures what leaves through `fetch`: time to the answer's headers by SDP module and outcome, and calls of the token
@@ -23,8 +20,8 @@ export function meterUpstream(fetch: typeof undiciFetch, accountsUrl: string): U
   let failures = 0
 
   function note(module: string, outcome: Upstream['outcome'], durationMs: number): void {
-    const known = entries.has(`${module} ${outcome}`) || entries.size < mostModules
-    const name = known ? module : 'other'
+    // no path of a site, however odd, makes the metrics grow
+    const name = upstreamModule(module)
     const key = `${name} ${outcome}`
     const entry = entries.get(key) ?? { module: name, outcome, calls: 0, totalMs: 0, buckets: createBuckets() }
     entries.set(key, entry)

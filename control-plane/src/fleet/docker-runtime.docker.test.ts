@@ -148,6 +148,7 @@ describe.skipIf(withoutDocker)('on a Docker engine', () => {
     })
 
     test('a missing image is told with the way to get it, and leaves nothing behind', async () => {
+      expect(await runtime.hasImage('sdp-mcp/not-built:0')).toBe(false)
       const failure = await runtime.start(await testSpec('sdp-mcp/not-built:0')).catch(error => error)
       expect(failure).toMatchObject({ kind: 'image-missing', message: expect.stringContaining('docker/images.sh') })
       expect(failure.message).toContain('sdp-mcp/not-built:0')

@@ -523,6 +523,18 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
       return Math.floor(MemTotal / 1_048_576)
     },
 
+    async hasImage(image) {
+      try {
+        await ask({ doing: `looking at the image ${image}`, timeoutMs: readTimeoutMs, image }, abortSignal =>
+          docker.getImage(image).inspect({ abortSignal } as Docker.ImageInspectOptions),
+        )
+        return true
+      } catch (error) {
+        if (error instanceof RuntimeError && error.kind === 'image-missing') return false
+        throw error
+      }
+    },
+
     async list(userId) {
       const listed = await listContainers(userId)
       const found = await Promise.all(listed.map(one => fromList(one, userId !== undefined)))

@@ -14,7 +14,7 @@ import { createHealthChecker } from './health.ts'
 import type { IdleLimits } from './idle.ts'
 import { createInstanceTable, type InstanceRow, instanceChannel, nothingKnown, type Subject } from './instance-table.ts'
 import { createLooks } from './looks.ts'
-import { createMover } from './mover.ts'
+import { createMover, type MoveResult } from './mover.ts'
 import { type Action, fail, type InstanceState, plan, type Situation } from './plan.ts'
 import { createPorts } from './ports.ts'
 import { createReadiness } from './readiness.ts'
@@ -69,11 +69,13 @@ export interface Fleet {
   /**
    * Starts an instance of another image beside the user's own, proves it, and moves new sessions there; sessions of the
    * old one stay with it until they end, `drainSeconds` at most. What does not prove itself is removed, and nothing changes.
+   * One that runs that image already is proved, too.
    *
-   * @returns `asleep`: there is nothing to move, the next start takes the image that is wanted then
+   * @returns `asleep`, `failing`: there is nothing to move, the next start takes the image that is wanted then
    * @throws AppError `instance-failed` with the reason, `capacity-exhausted`, `engine-unreachable`, ...
+   * @throws AppError `instance-starting`: it is just being started or changed, so try again
    */
-  moveTo(userId: string, image: string, options: { drainSeconds: number }): Promise<'moved' | 'asleep'>
+  moveTo(userId: string, image: string, options: { drainSeconds: number }): Promise<MoveResult>
   /**
    * Whether another user could be served.
    * @throws AppError `engine-unreachable`, `port-range-exhausted`, `capacity-exhausted`
@@ -124,6 +126,11 @@ export type FleetOptions = {
   beforeRemove(userId: string, instance: { address: string; generation: number } | null): Promise<void>
   /** called when nothing of a removed user is left in the runtime */
   afterRemove(userId: string): Promise<void>
+  /**
+   * called when an instance failed, before it is tried again
+   * @returns whether another image is wanted by now: then it is tried at once
+   */
+  onFailure?(userId: string, failure: { image: string | null; code: string }): Promise<boolean>
   observe?: FleetObserver
   /** does nothing but in tests of recovery */
   reach?: ReachFaultPoint
@@ -455,7 +462,9 @@ export function createFleet(options: FleetOptions): Fleet {
 
   async function failInstance(subject: Subject, failure: Extract<Action, { do: 'fail' }>): Promise<void> {
     const { userId, username } = subject.wanted
-    const { code, reason, failures, retryAt, stopId } = failure
+    const { code, reason, failures, stopId } = failure
+    const another = await options.onFailure?.(userId, { image: subject.row?.image ?? null, code }).catch(report)
+    const retryAt = another ? new Date(now()) : failure.retryAt
     log.warn({ userId, username, code, reason, failures, retryAt }, 'fleet.instance.failure')
     observe?.failed(code)
     if (code === 'port-taken' && subject.row?.port) ports.passOver(subject.row.port)

@@ -20,6 +20,9 @@ import { type Limits, type ObservedInstance, type Runtime, RuntimeError } from '
  */
 export type Mover = ReturnType<typeof createMover>
 
+/** `asleep`: nothing runs; `failing`: nothing works. The next start takes the image that is wanted then. */
+export type MoveResult = 'moved' | 'asleep' | 'failing'
+
 const shortestDrainLookMs = 1_000
 const longestDrainLookMs = 10_000
 const proofMs = 20_000
@@ -55,7 +58,7 @@ export function createMover(parts: {
   const watched = new Set<string>()
 
   /** Under the user's lock. */
-  async function moveTo(userId: string, image: string, drainSeconds: number): Promise<'moved' | 'asleep'> {
+  async function moveTo(userId: string, image: string, drainSeconds: number): Promise<MoveResult> {
     let subject = await table.read(userId)
     if (
       subject?.move?.phase === 'draining' &&
@@ -67,9 +70,19 @@ export function createMover(parts: {
       await end(subject, subject.move, await runtime.list(userId))
       subject = await table.read(userId)
     }
-    if (subject?.wanted.state !== 'running' || subject.row?.state !== 'ready') return 'asleep'
-    if (subject.row.image === image && subject.row.generation === subject.wanted.generation) return 'moved'
+    if (subject?.wanted.state !== 'running' || !subject.row || subject.row.state === 'stopped') return 'asleep'
+    if (subject.row.state === 'failed') return 'failing'
     const { username } = subject.wanted
+    if (subject.row.state !== 'ready') throw changedMeanwhile(username)
+    if (subject.row.image === image && subject.row.generation === subject.wanted.generation) {
+      const { address, generation } = subject.row
+      if (!address) throw changedMeanwhile(username)
+      const proof = AbortSignal.any([signal, AbortSignal.timeout(proofMs)])
+      await parts.prove(userId, { address, generation }, proof).catch(error => {
+        throw notWorking(username, image, error)
+      })
+      return 'moved'
+    }
     const old = { address: subject.row.address, generation: subject.row.generation }
 
     const mine = subject
@@ -109,14 +122,7 @@ export function createMover(parts: {
       await end({ ...subject, move }, move, found).catch(leftover =>
         log.warn({ error: leftover, userId }, 'fleet.move.leftover'),
       )
-      throw (
-        parts.explain(error) ??
-        new AppError(
-          'instance-failed',
-          `The instance of "${username}" with the image ${image} does not work: ${(error as Error).message}. The user stays on the old one.`,
-          { cause: error },
-        )
-      )
+      throw parts.explain(error) ?? notWorking(username, image, error)
     }
     const moved = await table.read(userId)
     if (moved) watchDrain(moved)
@@ -250,7 +256,14 @@ export function createMover(parts: {
   return { moveTo, settle, watchDrain }
 }
 
+const notWorking = (username: string, image: string, error: unknown) =>
+  new AppError(
+    'instance-failed',
+    `The instance of "${username}" with the image ${image} does not work: ${(error as Error).message}. The user keeps the image of before.`,
+    { cause: error },
+  )
+
 const changedMeanwhile = (username: string) =>
-  new AppError('instance-starting', `"${username}" was changed while being moved. It is tried again.`, {
+  new AppError('instance-starting', `"${username}" is just being started or changed. The move is tried again.`, {
     retryAfterSeconds: 1,
   })

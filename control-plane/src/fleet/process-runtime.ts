@@ -69,6 +69,11 @@ export function createProcessRuntime({ entry, log, environment = {} }: ProcessRu
       return Math.floor(totalmem() / 1_048_576)
     },
 
+    // the name is kept, but every instance runs the same program
+    async hasImage() {
+      return true
+    },
+
     async list(userId) {
       return [...children.values()]
         .map(child => ({ ...child.observed }))

@@ -3,7 +3,8 @@ import { type Member, type MemberState, planRollout, type Rollout, type Step } f
 
 const now = new Date('2026-01-05T12:00:00Z')
 const ago = (seconds: number) => new Date(now.getTime() - seconds * 1000)
-/** `m` moved, `M` moved just now, `b` moved and broken, `w` waiting, `o` moving, `f` failed, `v` reverting, `r` reverted */
+/** `m` moved, `M` moved just now, `b` moved and broken, `w` waiting, `o` moving, `f` failed, `v` reverting, `r` reverted, `a` asleep,
+ * `s` waiting and suspended */
 const members = (letters: string, part: Partial<Member> = {}): Member[] =>
   [...letters].map((letter, at) => {
     const states: Record<string, MemberState> = {
@@ -15,12 +16,16 @@ const members = (letters: string, part: Partial<Member> = {}): Member[] =>
       f: 'failed',
       v: 'reverting',
       r: 'reverted',
+      a: 'asleep',
+      s: 'waiting',
     }
     return {
       userId: String(at),
       state: states[letter]!,
       movedAt: letter === 'M' ? ago(5) : 'mbf'.includes(letter) ? ago(60) : null,
       broken: letter === 'b',
+      canProve: letter !== 's',
+      failingBefore: false,
       requests: 0,
       failures: 0,
       ...part,
@@ -36,13 +41,15 @@ const rollout = (letters: string, part: Partial<Rollout> = {}): Rollout => ({
   members: members(letters),
   ...part,
 })
-const move = (...userIds: string[]): Step => ({ do: 'move', userIds })
+const move = (...userIds: string[]): Step => ({ do: 'move', userIds, wake: false })
+/** the image is not proved yet */
+const prove = (userId: string): Step => ({ do: 'move', userIds: [userId], wake: true })
 const revert = (...userIds: string[]): Step => ({ do: 'revert', userIds })
 const rollBack = (code: string) => expect.objectContaining({ do: 'roll-back', code })
 const wait: Step = { do: 'wait' }
 
 const cases: [name: string, rollout: Rollout, expected: unknown][] = [
-  ['the canary goes alone', rollout('wwwww'), move('0')],
+  ['the canary goes alone', rollout('wwwww'), prove('0')],
   ['the canary is watched', rollout('Mwwww'), wait],
   ['then a batch', rollout('mwwww'), move('1', '2')],
   ['a batch is watched', rollout('mMMww'), wait],
@@ -51,7 +58,20 @@ const cases: [name: string, rollout: Rollout, expected: unknown][] = [
   ['whoever was moving when the leader died is moved again', rollout('moo'), move('1', '2')],
   ['the last batch is watched, too', rollout('mmM'), wait],
   ['all moved: done', rollout('mmm'), { do: 'finish', state: 'done' }],
-  ['nobody there: done', rollout(''), { do: 'finish', state: 'done' }],
+  ['nobody there: nothing was proved', rollout(''), rollBack('unproven')],
+  ['one who may not be started cannot be the canary', rollout('sww'), prove('1')],
+  ['nobody may be started: nothing was proved', rollout('ss'), rollBack('unproven')],
+  ['those who sleep are no proof: one of them is woken', rollout('aaa'), prove('0')],
+  ['those who sleep are not waited for', rollout('maa'), { do: 'finish', state: 'done' }],
+  ['all that proved it are gone, so another one does', rollout('aww'), prove('1')],
+  ['after a canary that may fail the next one goes alone, too', rollout('fww', { maxUnavailable: 1 }), prove('1')],
+  ['one that breaks is no proof', rollout('bw', { maxUnavailable: 1 }), prove('1')],
+  ['a canary that was cut short is woken again', rollout('oww'), prove('0')],
+  [
+    'whoever failed before is not counted',
+    rollout('mf', { members: [...members('m'), ...members('f', { failingBefore: true })] }),
+    { do: 'finish', state: 'done' },
+  ],
   ['no watching when none is wanted', rollout('Mww', { observeSeconds: 0 }), move('1', '2')],
   ['a canary that fails takes everything back', rollout('fwwww'), rollBack('members-failed')],
   ['a moved one that breaks later, too', rollout('mbwww'), rollBack('members-failed')],
@@ -80,11 +100,12 @@ const cases: [name: string, rollout: Rollout, expected: unknown][] = [
   [
     'errors of users who were not moved do not count',
     rollout('ww', { members: members('ww', { requests: 100, failures: 90 }) }),
-    move('0'),
+    prove('0'),
   ],
   ['paused: nothing', rollout('mww', { state: 'paused' }), wait],
   ['paused: what breaks is still noticed', rollout('bww', { state: 'paused' }), rollBack('members-failed')],
   ['going back takes whoever moved, moves or failed', rollout('mofww', { state: 'rolling-back' }), revert('0', '1')],
+  ['going back takes those who sleep, too', rollout('aa', { state: 'rolling-back' }), revert('0', '1')],
   ['going back goes on with those it began', rollout('rvmmw', { state: 'rolling-back' }), revert('1', '2')],
   ['those who never moved stay', rollout('rrrww', { state: 'rolling-back' }), { do: 'finish', state: 'rolled-back' }],
   [
@@ -121,20 +142,24 @@ test('whatever fails on the way, a rollout ends, and in one of its ends', () => 
       const next = planRollout(subject, new Date(clock))
       if (next.do === 'finish') break
       if (next.do === 'roll-back') subject.state = 'rolling-back'
+      if (next.do === 'move' && next.wake) expect(next.userIds).toHaveLength(1)
       if (next.do !== 'move' && next.do !== 'revert') continue
       for (const member of subject.members.filter(({ userId }) => next.userIds.includes(userId))) {
         // a leader that dies leaves them half-way
         if (random() < 0.1) member.state = next.do === 'move' ? 'moving' : 'reverting'
         else if (next.do === 'revert') member.state = 'reverted'
         else {
-          member.state = random() < 0.15 ? 'failed' : 'moved'
-          member.movedAt = new Date(clock)
+          member.state = random() < 0.15 ? 'failed' : random() < 0.3 && !next.wake ? 'asleep' : 'moved'
+          if (member.state !== 'asleep') member.movedAt = new Date(clock)
         }
       }
     }
     const states = new Set(subject.members.map(({ state }) => state))
     if (subject.state === 'rolling-back')
       expect([...states].every(state => ['reverted', 'waiting'].includes(state))).toBe(true)
-    else expect([...states].every(state => ['moved', 'failed'].includes(state))).toBe(true)
+    else if (subject.members.length > 0) {
+      expect(states).toContain('moved')
+      expect([...states].every(state => ['moved', 'asleep', 'failed'].includes(state))).toBe(true)
+    }
   }
 })

@@ -1,12 +1,17 @@
 /** Pure planning of a rollout: what is known of it -> the next steps. rollouts.ts does them. */
 
 export type RolloutState = 'running' | 'paused' | 'rolling-back' | 'done' | 'rolled-back' | 'aborted'
-export type MemberState = 'waiting' | 'moving' | 'moved' | 'failed' | 'reverting' | 'reverted'
+export type MemberState = 'waiting' | 'moving' | 'asleep' | 'moved' | 'failed' | 'reverting' | 'reverted'
 
 export type Member = {
   userId: string
   state: MemberState
+  /** null for whoever took the image with a start of their own */
   movedAt: Date | null
+  /** may be started to prove the image: neither suspended nor stopped by an admin */
+  canProve: boolean
+  /** it failed with the image before, too */
+  failingBefore: boolean
   /** the instance with the new image failed after it had been moved */
   broken: boolean
   /** exchanges since the move, and how many of them failed for no fault of the client */
@@ -29,9 +34,10 @@ export type Rollout = {
 }
 
 export type Step =
-  | { do: 'move'; userIds: string[] }
+  /** `wake`: the image is not proved yet, so one that sleeps is started */
+  | { do: 'move'; userIds: string[]; wake: boolean }
   | { do: 'revert'; userIds: string[] }
-  | { do: 'roll-back'; code: 'members-failed' | 'error-rate'; reason: string }
+  | { do: 'roll-back'; code: 'members-failed' | 'error-rate' | 'unproven'; reason: string }
   | { do: 'finish'; state: 'done' | 'rolled-back' | 'aborted' }
   | { do: 'wait' }
 
@@ -51,7 +57,9 @@ export function planRollout(rollout: Rollout, now: Date): Step {
 }
 
 function breach({ members, maxUnavailable, maxErrorRate }: Rollout): Step | undefined {
-  const down = members.filter(({ state, broken }) => state === 'failed' || (state === 'moved' && broken)).length
+  const down = members.filter(
+    ({ state, broken, failingBefore }) => !failingBefore && (state === 'failed' || (state === 'moved' && broken)),
+  ).length
   if (down > maxUnavailable)
     return {
       do: 'roll-back',
@@ -73,18 +81,29 @@ function breach({ members, maxUnavailable, maxErrorRate }: Rollout): Step | unde
 function forward({ members, batchSize, observeSeconds }: Rollout, now: Date): Step {
   const moving = members.filter(({ state }) => state === 'moving')
   // of a control plane that ended in the middle: whoever leads now goes on
-  if (moving.length > 0) return { do: 'move', userIds: moving.map(({ userId }) => userId) }
+  const wake = !members.some(({ state, broken }) => state === 'moved' && !broken)
+  if (moving.length > 0) return { do: 'move', userIds: moving.map(({ userId }) => userId), wake }
   const lastMove = Math.max(0, ...members.map(({ movedAt }) => movedAt?.getTime() ?? 0))
   if (now.getTime() - lastMove < observeSeconds * 1000) return { do: 'wait' }
   const waiting = members.filter(({ state }) => state === 'waiting')
+  if (wake) {
+    // one at a time, until the image has worked for somebody
+    const asleep = members.filter(({ state }) => state === 'asleep')
+    const canary = [...waiting, ...asleep].find(({ canProve }) => canProve)
+    if (canary) return { do: 'move', userIds: [canary.userId], wake }
+    return {
+      do: 'roll-back',
+      code: 'unproven',
+      reason: 'The image has worked for nobody, and there is nobody left whose instance could prove it.',
+    }
+  }
   if (waiting.length === 0) return { do: 'finish', state: 'done' }
-  const begun = waiting.length < members.length
-  return { do: 'move', userIds: waiting.slice(0, begun ? batchSize : 1).map(({ userId }) => userId) }
+  return { do: 'move', userIds: waiting.slice(0, batchSize).map(({ userId }) => userId), wake }
 }
 
 function back({ members, batchSize, reasonCode }: Rollout): Step {
   const reverting = members.filter(({ state }) => state === 'reverting')
-  const open = members.filter(({ state }) => state === 'moving' || state === 'moved' || state === 'failed')
+  const open = members.filter(({ state }) => ['moving', 'asleep', 'moved', 'failed'].includes(state))
   const next = [...reverting, ...open].slice(0, Math.max(batchSize, reverting.length))
   if (next.length > 0) return { do: 'revert', userIds: next.map(({ userId }) => userId) }
   return { do: 'finish', state: reasonCode === 'aborted' ? 'aborted' : 'rolled-back' }

@@ -10,6 +10,9 @@ export interface Runtime {
   /** Memory of the machine that instances run on, in MiB. */
   hostMemoryMb(): Promise<number>
 
+  /** Whether instances can be started from this image. */
+  hasImage(image: string): Promise<boolean>
+
   /**
    * All instances this installation owns, running or not; recognised by label, never remembered.
    * @param userId - only those of one user, with every detail

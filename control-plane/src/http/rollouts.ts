@@ -3,7 +3,7 @@ import type { Rollouts } from '../rollouts.ts'
 import { actorOf } from './auth.ts'
 import type { App } from './server.ts'
 
-const memberState = z.enum(['waiting', 'moving', 'moved', 'failed', 'reverting', 'reverted'])
+const memberState = z.enum(['waiting', 'moving', 'asleep', 'moved', 'failed', 'reverting', 'reverted'])
 const input = z.strictObject({
   image: z.string('is required').trim().min(1, 'is required').max(300, 'must have at most 300 characters'),
   batchSize: z.int('must be a whole number').min(1, 'must be at least 1').max(100, 'must be at most 100').default(5),
@@ -49,7 +49,7 @@ export function rolloutRoutes(app: App, { rollouts }: RolloutRoutes): void {
       schema: {
         summary: 'Move everybody to another instance image',
         description:
-          'One user first, then batches. Each gets the new instance beside the old one; it must answer, initialize and list its tools before new sessions go there. Sessions of the old one stay with it until they end, `drainSeconds` at most. After each batch everybody who was moved is watched for `observeSeconds`; when more than `maxUnavailable` have no working instance, or the share of failed exchanges passes `maxErrorRate`, everybody goes back.',
+          'One user first, then batches. The first one proves the image, so it is started for that should everybody sleep; others who sleep (`asleep`) take the image with their next start, and the one before should that start fail. Whoever runs gets the new instance beside the old one; it must answer, initialize and list its tools before new sessions go there. Sessions of the old one stay with it until they end, `drainSeconds` at most. After each batch everybody who was moved is watched for `observeSeconds`; when more than `maxUnavailable` have no working instance, or the share of failed exchanges passes `maxErrorRate`, everybody goes back.',
         tags: ['rollouts'],
         body: input,
         response: { 202: view },

@@ -94,6 +94,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
       }
     },
     onRoute: (userId, to) => routes.set(userId, to),
+    onFailure: (userId, failure) => rollouts.instanceFailed(userId, failure),
     beforeRemove: (userId, instance) => connections.revoke(userId, instance),
     afterRemove: userId => users.erase(userId),
   })
@@ -101,7 +102,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
   const metrics = createMetrics({ activity, version: '1.2.3' })
   const usage = createUsage({ db, control: instanceControl, metrics, log })
   const connections = createConnections({ db, users, vault, fleet, control: instanceControl, log })
-  const rollouts = createRollouts({ db, fleet, activity, image: config.instance.image, log, now })
+  const rollouts = createRollouts({ db, fleet, runtime, activity, image: config.instance.image, log, now })
   const directory = await openDirectory({
     db,
     log,

@@ -18,6 +18,8 @@ export type MemoryEngine = {
   watchers: Set<(userId: string | null) => void>
   /** what the next starts do instead: throw such an error, or never answer (`mute`), or end unanswered with an exit code */
   trouble: (RuntimeErrorKind | 'mute' | { exit: number })[]
+  /** images it lacks; a start from one of them fails */
+  missingImages: Set<string>
   /** every call is answered with `unreachable` */
   down: boolean
   /** how long an instance takes until it answers */
@@ -48,6 +50,7 @@ export function createMemoryEngine(): MemoryEngine {
     instances: new Map(),
     watchers: new Set(),
     trouble: [],
+    missingImages: new Set(),
     down: false,
     bootMs: 0,
     hostMemoryMb: 64_000,
@@ -83,6 +86,10 @@ export function createMemoryRuntime(engine: MemoryEngine): Runtime {
       answer()
       return engine.hostMemoryMb
     },
+    async hasImage(image) {
+      answer()
+      return !engine.missingImages.has(image)
+    },
     async list(userId) {
       answer()
       return [...engine.instances.values()]
@@ -96,7 +103,7 @@ export function createMemoryRuntime(engine: MemoryEngine): Runtime {
       if (existing?.observed.running) return { ...existing.observed }
       if (existing) engine.instances.delete(existing.observed.id)
       engine.starts++
-      const trouble = engine.trouble.shift()
+      const trouble = engine.missingImages.has(image) ? 'image-missing' : engine.trouble.shift()
       if (typeof trouble === 'string' && trouble !== 'mute')
         throw new RuntimeError(trouble, `The engine of this test says ${trouble}. Ask for something else.`)
       const { port } = boot.listen
