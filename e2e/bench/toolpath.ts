@@ -29,7 +29,13 @@ export async function toolpath({ rounds, short }: { rounds: number; short: boole
   const stack = await startStack({
     installation: process.env.SDP_TEST_INSTALLATION ?? 'bench-toolpath',
     on: { engine: { ...engine, host: `unix://${engine.socket}` }, postgres: server.connection },
-    environment: { SDP_LOG_LEVEL: 'warn', SDP_IDLE_STOP_AFTER: 'never' },
+    // one client asks as fast as it can, which the limits of a user are there to prevent
+    environment: {
+      SDP_LOG_LEVEL: 'warn',
+      SDP_IDLE_STOP_AFTER: 'never',
+      SDP_USER_REQUESTS_PER_SECOND: '0',
+      SDP_USER_CONCURRENT_REQUESTS: '0',
+    },
   })
   const dispatcher = new Agent({ keepAliveTimeout: 60_000 })
   const accepted = countSockets(stack.simulator.port)

@@ -18,3 +18,18 @@ it('reads references, dates and nulls without failing', () => {
   expect(instant({ value: '1712345678901', display_value: 'x' })).toBe(1712345678901)
   expect(instant('null')).toBeUndefined()
 })
+
+it('digits are kept wherever a long number stands, and a number in a text stays text', () => {
+  const long = '1234567890123456789'
+  for (const [sent, read] of [
+    [`{"a":${long}}`, { a: long }],
+    [`{"a": \n -${long}}`, { a: `-${long}` }],
+    [`[1,${long}]`, [1, long]],
+    [`[${long}]`, [long]],
+    [long, long],
+    ['{"a":9007199254740993,"b":9007199254740991}', { a: '9007199254740993', b: 9007199254740991 }],
+    ['[1e20,1.5E+21,0.25]', ['1e20', '1.5E+21', 0.25]],
+    [`{"a":"x:${long}","b":[true,null,12]}`, { a: `x:${long}`, b: [true, null, 12] }],
+  ] as const)
+    expect(parseLossless(sent), sent).toEqual(read)
+})

@@ -23,7 +23,11 @@ export const budgetTokens = { normal: 6_000, large: 9_500 } as const
 
 /** A rough count that errs high: four ASCII characters a token, other scripts about one and a half. */
 export function estimateTokens(text: string): number {
-  const others = text.length - (text.match(/[\x20-\x7e\n]/g)?.length ?? 0)
+  let others = 0
+  for (let index = 0; index < text.length; index++) {
+    const code = text.charCodeAt(index)
+    if ((code < 0x20 && code !== 0x0a) || code > 0x7e) others++
+  }
   return Math.ceil((text.length - others) / 4 + others / 1.5)
 }
 

@@ -69,6 +69,9 @@ const resumeMs = 30_000
 /** A client that does not read for this long is gone. */
 const stalledMs = 60_000
 
+/** An answer that takes no longer leaves together with its headers. */
+const answerMs = 25
+
 const jsonRpcCodes = { parse: -32700, invalid: -32600, generic: -32000, noSession: -32001 }
 
 /**
@@ -329,9 +332,16 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     }
     session.openStreams++
     try {
-      const whole = await pump(webResponse, response, lastWords(ids), endAfterEvents, bytes => {
-        session.bytesOut += bytes
-      })
+      const whole = await pump(
+        webResponse,
+        response,
+        lastWords(ids),
+        ids.length > 0 ? answerMs : 0,
+        endAfterEvents,
+        bytes => {
+          session.bytesOut += bytes
+        },
+      )
       if (!whole && ids.length > 0) abandon(session, ids, protocolVersion(request, parsed))
     } finally {
       session.openStreams--
@@ -461,6 +471,7 @@ async function pump(
   from: Response,
   to: ServerResponse,
   headers: OutgoingHttpHeaders,
+  headersWithinMs: number,
   endAfterEvents: number | undefined,
   sent: (bytes: number) => void,
 ): Promise<boolean> {
@@ -476,23 +487,18 @@ async function pump(
   }
   to.once('close', onClose)
   to.writeHead(from.status, { ...Object.fromEntries(from.headers), ...headers })
-  // a quick answer leaves in one write, which is most of what it costs; the headers of a slow one leave now
-  to.cork()
-  let corked = true
-  const uncork = () => {
-    if (corked) to.uncork()
-    corked = false
-  }
-  const flush = setImmediate(() => {
-    to.flushHeaders()
-    uncork()
-  })
+  // a quick answer leaves in one write, which is most of what it costs; the headers of a slow one leave before it
+  const flush = setTimeout(() => to.flushHeaders(), headersWithinMs)
   let left = endAfterEvents ?? Number.POSITIVE_INFINITY
   try {
     while (left-- > 0) {
       const { done, value } = await reader.read()
       if (done || gone) break
       sent(value.length)
+      // the last event and the end of the answer follow each other at once: they leave, and are taken in, in one piece
+      const { socket } = to
+      socket?.cork()
+      process.nextTick(() => socket?.uncork())
       if (!to.write(value) && !(await drained(to))) {
         to.destroy()
         gone = true
@@ -500,13 +506,11 @@ async function pump(
       }
     }
   } finally {
-    clearImmediate(flush)
+    clearTimeout(flush)
     to.off('close', onClose)
   }
   if (gone) return false
   reader.cancel().catch(() => {})
-  // in this order: Node drops what was written while corked, all but the first part, when the end comes first
-  uncork()
   to.end()
   return true
 }
