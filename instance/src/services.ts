@@ -1,6 +1,7 @@
 import { type Completions, createCompletions } from './completions.ts'
 import type { InstanceContext } from './context.ts'
 import { createGrants, type Grants } from './grants.ts'
+import { type Approvals, createApprovals } from './sdp/approvals.ts'
 import { createSdpClient, type SdpClient } from './sdp/client.ts'
 import { createForms, type Forms } from './sdp/forms.ts'
 import { createNames, type Names } from './sdp/names.ts'
@@ -22,6 +23,7 @@ export type Services = {
   people: People
   records: Records
   requests: Requests
+  approvals: Approvals
   confirmations: Confirmations
   undo: Undo
   completions: Completions
@@ -39,7 +41,8 @@ export function buildServices(context: InstanceContext): Services {
     forms: createForms(context),
     people: createPeople(context),
     records,
-    requests: createRequests(records),
+    requests: createRequests(records, context),
+    approvals: createApprovals(context),
     confirmations: createConfirmations(context),
     undo: createUndo(context),
   }
