@@ -1,6 +1,7 @@
 import { type Completions, createCompletions } from './completions.ts'
 import type { InstanceContext } from './context.ts'
 import { createGrants, type Grants } from './grants.ts'
+import { type Access, createAccess } from './sdp/access.ts'
 import { type Approvals, createApprovals } from './sdp/approvals.ts'
 import { createSdpClient, type SdpClient } from './sdp/client.ts'
 import { createForms, type Forms } from './sdp/forms.ts'
@@ -16,6 +17,7 @@ import { createUndo, type Undo } from './tools/undo.ts'
 export type Services = {
   context: InstanceContext
   grants: Grants
+  access: Access
   client: SdpClient
   site: Site
   names: Names
@@ -35,6 +37,7 @@ export function buildServices(context: InstanceContext): Services {
   const services = {
     context,
     grants: createGrants(context),
+    access: createAccess(context),
     client: createSdpClient(context),
     site: createSite(context),
     names: createNames(context),
