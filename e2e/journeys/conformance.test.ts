@@ -6,9 +6,10 @@ import { freePort } from '@sdp-mcp/migrations/testing'
 import { startSimulator } from '@sdp-mcp/simulator'
 import { expect, test } from 'vitest'
 import { type Check, listScenarios, runConformance } from '../support/conformance.ts'
-import { eventually } from '../support/stack.ts'
+import { startKeyAdder } from '../support/key-adder.ts'
+import { eventually, startStack } from '../support/stack.ts'
 
-// The official MCP conformance tool against one person's instance.
+// The official MCP conformance tool against one person's instance, and against the same through the control plane.
 
 const root = dirname(dirname(import.meta.dirname))
 
@@ -113,4 +114,11 @@ test('an instance that a person runs alone conforms', async () => {
     await ended
     await rm(folder, { recursive: true, force: true })
   }
+})
+
+test('an instance in its container conforms through the proxy of the control plane', async () => {
+  await using stack = await startStack()
+  const { mcp, key } = await stack.addUser('carol', { role: 'power' })
+  await using keyed = await startKeyAdder(mcp, key)
+  expectConformance(await runConformance(keyed.url))
 })

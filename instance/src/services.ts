@@ -1,6 +1,8 @@
 import { type Completions, createCompletions } from './completions.ts'
 import type { InstanceContext } from './context.ts'
 import { createGrants, type Grants } from './grants.ts'
+import { type Access, createAccess } from './sdp/access.ts'
+import { type Approvals, createApprovals } from './sdp/approvals.ts'
 import { createSdpClient, type SdpClient } from './sdp/client.ts'
 import { createForms, type Forms } from './sdp/forms.ts'
 import { createNames, type Names } from './sdp/names.ts'
@@ -15,6 +17,7 @@ import { createUndo, type Undo } from './tools/undo.ts'
 export type Services = {
   context: InstanceContext
   grants: Grants
+  access: Access
   client: SdpClient
   site: Site
   names: Names
@@ -22,6 +25,7 @@ export type Services = {
   people: People
   records: Records
   requests: Requests
+  approvals: Approvals
   confirmations: Confirmations
   undo: Undo
   completions: Completions
@@ -33,13 +37,15 @@ export function buildServices(context: InstanceContext): Services {
   const services = {
     context,
     grants: createGrants(context),
+    access: createAccess(context),
     client: createSdpClient(context),
     site: createSite(context),
     names: createNames(context),
     forms: createForms(context),
     people: createPeople(context),
     records,
-    requests: createRequests(records),
+    requests: createRequests(records, context),
+    approvals: createApprovals(context),
     confirmations: createConfirmations(context),
     undo: createUndo(context),
   }

@@ -2,6 +2,7 @@ import type { InstanceContext } from '../context.ts'
 import { Cache } from './cache.ts'
 import type { Sdp } from './client.ts'
 import { isSdpError, SdpError } from './errors.ts'
+import { groupsOf } from './groups.ts'
 import { at, flag, isObject, type Json, name as nameOf, parseLossless, text } from './json.ts'
 import { all, any, type Condition, contains, criteria, is, type ListInfo } from './list-info.ts'
 import { path, type SdpPath } from './path.ts'
@@ -26,6 +27,8 @@ export type PersonReference = { id: string } | { email_id: string }
 export interface People {
   /** The person this instance works for. @throws SdpError when neither Zoho nor the administrator says who that is */
   me(sdp: Sdp): Promise<Person>
+  /** Ids of my support groups, kept for ten minutes; empty where the site does not tell. */
+  myGroups(sdp: Sdp): Promise<string[]>
   find(sdp: Sdp, query: string, options?: FindOptions): Promise<Person[]>
   /**
    * `me`, an e-mail address, a name or an id.
@@ -49,6 +52,7 @@ const refusedForMs = 30 * 60_000
 export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 'sdp' | 'fetch' | 'now'>): People {
   const found = new Cache<Person[]>({ size: 300, maxAgeMs, now: context.now })
   const refused = new Cache<true>({ size: 20, maxAgeMs: refusedForMs, now: context.now })
+  const groups = new Cache<string[]>({ size: 1, maxAgeMs, now: context.now })
   const self = new Cache<Person>({ size: 1, maxAgeMs: meMaxAgeMs, now: context.now })
 
   async function find(sdp: Sdp, query: string, options: FindOptions = {}): Promise<Person[]> {
@@ -120,6 +124,12 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
   return {
     me,
     find,
+    async myGroups(sdp) {
+      const known = groups.get('mine')
+      if (known) return known
+      const { id } = await me(sdp)
+      return groups.set('mine', id ? await groupsOf(sdp, id) : [])
+    },
     async resolve(sdp, who, kind, field) {
       const wanted = who.trim()
       if (wanted.toLowerCase() === 'me') return referenced(await me(sdp))

@@ -1,3 +1,4 @@
+import { Cache } from './cache.ts'
 import type { Sdp, SdpPage } from './client.ts'
 import { isSdpError, SdpError } from './errors.ts'
 import { isObject, type Json, rows, text } from './json.ts'
@@ -12,24 +13,35 @@ export interface Requests {
    * @throws SdpError `invalid-value` when it is none of these, `not-found` when no such ticket is visible
    */
   id(sdp: Sdp, reference: string): Promise<string>
+  ids(sdp: Sdp, references: string[]): Promise<string[]>
   get(sdp: Sdp, id: string): Promise<Json>
   list(sdp: Sdp, info: ListInfo): Promise<SdpPage>
   /** How many tickets fit; one call that brings no rows worth mentioning. */
   count(sdp: Sdp, condition: Condition | undefined): Promise<number>
   create(sdp: Sdp, request: Json): Promise<Json>
   update(sdp: Sdp, id: string, request: Json): Promise<Json>
+  /** Edits, and tells the ticket after it: see Records.change. */
+  change(sdp: Sdp, id: string, request: Json): Promise<Json>
   notes(sdp: Sdp, id: string): Promise<Json[]>
   note(sdp: Sdp, id: string, noteId: string): Promise<Json>
+  /** One mail with its text. A mail never changes, so each is read once an hour at most. */
+  mail(sdp: Sdp, id: string, mailId: string): Promise<Json>
   addNote(sdp: Sdp, id: string, note: Json): Promise<Json>
   /** Names of what this person may do on the ticket; undefined where the site does not tell. */
   links(sdp: Sdp, id: string): Promise<Link[] | undefined>
 }
 
-export function createRequests(records: Records): Requests {
+const mailMaxAgeMs = 3_600_000
+/** Longer ones would fill the memory. */
+const longestKeptMail = 50_000
+
+export function createRequests(records: Records, options: { now: () => number }): Requests {
+  const mails = new Cache<Json>({ size: 200, maxAgeMs: mailMaxAgeMs, now: options.now })
   let noteRoot: 'request_note' | 'note' = 'request_note'
 
   return {
     id: (sdp, reference) => records.id(sdp, 'request', reference),
+    ids: (sdp, references) => records.ids(sdp, 'request', references),
     get: (sdp, id) => records.get(sdp, 'request', id),
     list: (sdp, info) => records.list(sdp, 'request', info),
     async count(sdp, condition) {
@@ -44,11 +56,20 @@ export function createRequests(records: Records): Requests {
     },
     create: (sdp, request) => records.create(sdp, 'request', request),
     update: (sdp, id, request) => records.update(sdp, 'request', id, request),
+    change: (sdp, id, request) => records.change(sdp, 'request', id, request),
     async notes(sdp, id) {
       return (await sdp.list(path`/requests/${id}/notes`, { row_count: 100, start_index: 1 })).rows
     },
     async note(sdp, id, noteId) {
       return entity(await sdp.get(path`/requests/${id}/notes/${noteId}`), 'note', 'request_note')
+    },
+    async mail(sdp, id, mailId) {
+      const key = `${id} ${mailId}`
+      const known = mails.get(key)
+      if (known) return known
+      const body = await sdp.get(path`/requests/${id}/notifications/${mailId}`)
+      const mail = isObject(body.notification) ? body.notification : {}
+      return (text(mail.description)?.length ?? 0) > longestKeptMail ? mail : mails.set(key, mail)
     },
     // `request_note` on Cloud, `note` elsewhere; a refused root changes nothing (fact sheet 7.3)
     async addNote(sdp, id, note) {

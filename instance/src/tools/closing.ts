@@ -8,6 +8,11 @@ export async function setResolution(call: ToolCall, id: string, resolution: stri
   await call.requests.update(call.sdp, id, { resolution: { content: textToHtml(resolution) } })
 }
 
+/** The site refused an edit that set the resolution together with the status, for want of a resolution. */
+export function wantsResolutionFirst(error: SdpError): boolean {
+  return isSdpError(error, 'warning-3000', 'mandatory') && error.fields.includes('resolution')
+}
+
 export function hasResolution(ticket: Json): boolean {
   return htmlToMarkdown(text(at(ticket, 'resolution.content')) ?? '') !== ''
 }

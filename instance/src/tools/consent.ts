@@ -2,17 +2,27 @@ import type { Json } from '../sdp/json.ts'
 import type { ToolCall } from './define.ts'
 import { type Outcome, ToolError } from './result.ts'
 
-export type ConsentRequest = {
+export type ConsentRequest<Plan> = {
   tool: string
-  /** what the consent is bound to: everything that decides what happens */
+  /** what the consent is bound to: everything in the input that decides what happens */
   subject: Json
+  token: string | undefined
+  /** only show, never act */
+  isPreviewOnly?: boolean
+  /**
+   * Reads what is needed to show and to carry out the call. Not called again when a token comes back: then the plan of
+   * the preview is carried out, which is what the person agreed to.
+   */
+  prepare: () => Promise<Prepared<Plan>>
+}
+
+export type Prepared<Plan> = {
+  /** what carrying out needs; small, it is kept for ten minutes */
+  plan: Plan
   /** what the person gets to see */
   preview: Json
   /** one or two sentences with what will happen and to whom */
   question: string
-  token: string | undefined
-  /** only show, never act */
-  isPreviewOnly?: boolean
 }
 
 /**
@@ -21,37 +31,43 @@ export type ConsentRequest = {
  * Where the client can ask (elicitation) the person is asked. Where it cannot, the call ends in a preview with a
  * token, and only a second call with that token and the same input acts.
  *
- * @returns undefined when it may go on, else the preview to answer with
+ * @returns the plan when it may go on, else the preview to answer with
  * @throws ToolError when the person said no, or the token does not fit
  */
-export async function consent(call: ToolCall, request: ConsentRequest): Promise<Outcome | undefined> {
-  const { tool, subject, preview, question, token } = request
-  if (request.isPreviewOnly) return previewOf(call, request)
+export async function consent<Plan>(
+  call: ToolCall,
+  request: ConsentRequest<Plan>,
+): Promise<{ plan: Plan } | { answer: Outcome }> {
+  const { tool, subject, token, isPreviewOnly, prepare } = request
+  if (isPreviewOnly) return { answer: previewOf(call, request, await prepare()) }
   if (token !== undefined) {
-    if (call.confirmations.redeem(token, tool, subject)) return undefined
+    const known = call.confirmations.redeem(token, tool, subject)
+    if (known) return { plan: known.plan as Plan }
     throw new ToolError(
       'The confirm_token does not fit: it is used up, older than ten minutes, or the input changed. Nothing was done.',
       'Call again without confirm_token for a new preview.',
       { fields: ['confirm_token'] },
     )
   }
-  switch (await call.ask(`${question}\n\n${summary(preview)}`)) {
+  const prepared = await prepare()
+  switch (await call.ask(`${prepared.question}\n\n${summary(prepared.preview)}`)) {
     case 'yes':
-      return undefined
+      return { plan: prepared.plan }
     case 'no':
       throw new ToolError('The person said no. Nothing was done.', 'Do not ask again; find out what they want instead.')
     case 'unsupported':
-      return previewOf(call, request)
+      return { answer: previewOf(call, request, prepared) }
   }
 }
 
-function previewOf(call: ToolCall, { tool, subject, preview, question }: ConsentRequest): Outcome {
+function previewOf<Plan>(call: ToolCall, request: ConsentRequest<Plan>, prepared: Prepared<Plan>): Outcome {
+  const { tool, subject } = request
   return {
     data: {
       done: false,
-      preview,
-      question,
-      confirm_token: call.confirmations.issue(tool, subject),
+      preview: prepared.preview,
+      question: prepared.question,
+      confirm_token: call.confirmations.issue(tool, subject, prepared.plan),
       next: 'Nothing was done. Show this to the person; only when they agree, call again with the same input and this confirm_token.',
     },
   }

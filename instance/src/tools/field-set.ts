@@ -186,6 +186,8 @@ type WriteOptions<K extends string> = {
   show: (record: Json, zone: string) => Json
   /** added to what is sent, never compared */
   extra?: Json
+  /** the record as it is, where it was read already; else it is read */
+  before?: Json
 }
 
 /** Creates a record, reads it back and tells what the site made of it. */
@@ -212,7 +214,7 @@ export async function updateRecord<K extends string>(
   options: WriteOptions<K>,
 ): Promise<{ data: Json }> {
   const { module, fields, input, show, extra = {} } = options
-  const [before, zone] = await Promise.all([call.records.get(call.sdp, module, id), call.zone()])
+  const [before, zone] = await Promise.all([options.before ?? call.records.get(call.sdp, module, id), call.zone()])
   const { payload, asked } = await fields.resolve(call, input, before)
   if (Object.keys(asked).length === 0) throw new ToolError('There is nothing to change.', 'Give at least one field.')
   const planned = Object.entries(asked).map(([field, wanted]) => ({ field, asked: wanted }))

@@ -186,7 +186,9 @@ export function editRecord(call: Call, record: StoredRecord, sent: Record<string
 function edit(call: Call): Reply {
   const { module } = call
   const edited = editRecord(call, recordOf(call), parseFields(rootInput(call), module.fields, call))
-  return isReply(edited) ? edited : one(module.root, show(edited, call))
+  if (isReply(edited)) return edited
+  const keys = call.world.faults.switches.editAnswer === 'id' ? ['id'] : undefined
+  return one(module.root, show(edited, call, keys))
 }
 
 /** Removes a record and everything below it. */

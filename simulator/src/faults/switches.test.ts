@@ -171,3 +171,23 @@ test('nullDateText writes the text "null" where a row was never updated', async 
   desk.sim.faults.set({ nullDateText: true })
   expect(await first()).toEqual({ last_updated_time: 'null' })
 })
+
+test('resolutionFirst counts a resolution only when it was there before the edit that resolves', async () => {
+  desk.sim.faults.set({ resolutionFirst: true })
+  const id = await newTicket()
+  const resolution = { content: '<p>Replaced</p>' }
+  const resolved = { status: { name: 'Resolved' } }
+  const together = await carol.put(`/requests/${id}`, { request: { ...resolved, resolution } })
+  expect(together.body.response_status).toMatchObject({ status_code: 3000 })
+  expect((await carol.get(`/requests/${id}`)).body.request.status.name).toBe('Open')
+  await carol.put(`/requests/${id}`, { request: { resolution } })
+  expect((await carol.put(`/requests/${id}`, { request: resolved })).body.request.status.name).toBe('Resolved')
+})
+
+test('editAnswer can be the id alone', async () => {
+  const id = await newTicket()
+  const edit = async () => (await carol.put(`/requests/${id}`, { request: { subject: 'Other' } })).body.request
+  expect(await edit()).toMatchObject({ id, subject: 'Other', status: { name: 'Open' } })
+  desk.sim.faults.set({ editAnswer: 'id' })
+  expect(await edit()).toEqual({ id })
+})

@@ -39,6 +39,7 @@ export const switches = {
   loginPageInsteadOfJson: flag(false, 'every 2xx body is an HTML login page (4.4)'),
   invisibleRecord: choice(403, [403, 404], 'status for a record outside the view scope of the role'),
   createdStatus: choice('200', ['200', '201'], 'HTTP status of a create (1.5)'),
+  editAnswer: choice('whole', ['whole', 'id'], 'what an edit answers: the record as it is now, or its id alone (4.1)'),
   emptyDelete: flag(false, 'DELETE answers 204 without a body (1.5)'),
   statusInEnvelope: choice('4000', ['4000', 'inner'], 'outer status_code of a failure: wrapper or the real code (4.1)'),
 
@@ -50,6 +51,7 @@ export const switches = {
 
   // Requests
   closeRequires: names(['resolution'], 'fields without which closing answers 3000 (18.4, 18.5)'),
+  resolutionFirst: flag(false, 'resolving and closing count a resolution only when it was there before (18.4)'),
   partialStatus: choice(
     'partial_success',
     ['partial_success', 'warning', 'success'],

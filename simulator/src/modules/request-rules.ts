@@ -124,10 +124,11 @@ function changeStatus({ record, before, sent }: Change, call: Call): Reply | und
   const former = rowById(call.portal, 'statuses', before?.status)
   const name = String(status?.name)
 
-  if (name === 'Closed') {
-    const missing = call.world.faults.switches.closeRequires.filter(field => isEmptyField(record, field))
-    if (missing.length > 0) return partial(call.world, missing)
-  }
+  const { closeRequires, resolutionFirst } = call.world.faults.switches
+  const holds = resolutionFirst && before ? { ...record, resolution: before.resolution } : record
+  const required = name === 'Closed' ? closeRequires : resolutionFirst && name === 'Resolved' ? ['resolution'] : []
+  const missing = required.filter(field => isEmptyField(holds, field))
+  if (missing.length > 0) return partial(call.world, missing)
   if (status?.in_progress === true) {
     if (former && former.in_progress !== true) record.is_reopened = true
     Object.assign(record, { resolved_time: null, completed_time: null })

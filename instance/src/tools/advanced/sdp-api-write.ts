@@ -24,15 +24,18 @@ export const sdpApiWrite = defineTool({
   scopes: [],
   async run({ method, path, input_data, confirm_token, dry_run }, call) {
     const target = apiPath(path, true)
-    const answer = await consent(call, {
+    const agreed = await consent(call, {
       tool: 'sdp_api_write',
       subject: { method, path: target.path, input_data: JSON.stringify(input_data) },
-      preview: { method, path: target.path, input_data },
-      question: `Send ${method} ${target.path} to ServiceDesk Plus?`,
+      prepare: async () => ({
+        plan: undefined,
+        preview: { method, path: target.path, input_data },
+        question: `Send ${method} ${target.path} to ServiceDesk Plus?`,
+      }),
       token: confirm_token,
       isPreviewOnly: dry_run === true,
     })
-    if (answer) return answer
+    if ('answer' in agreed) return agreed.answer
     const { body, messages } = await call.sdp.request({ method, path: target, input: input_data, repeatable: false })
     return { data: { done: true, messages, answer: readableAnswer(body) }, rest: 'read the record for the rest' }
   },

@@ -32,16 +32,19 @@ export const createAnnouncement = defineTool({
     const [start, end] = [parseInstant(from, clock), parseInstant(to, clock, 'end')]
     if (end <= start) throw new ToolError('It ends before it starts.', 'Correct from and to.', { fields: ['to'] })
     const preview = { title, text: body, from: formatInstant(start, zone), to: formatInstant(end, zone), state, banner }
-    const answer = await consent(call, {
+    const agreed = await consent(call, {
       tool: 'create_announcement',
       // without the start, which moves on when it is "now"
       subject: { title, body, from, to, state, banner },
-      preview,
-      question: 'Publish this announcement to everybody of the portal?',
+      prepare: async () => ({
+        plan: undefined,
+        preview,
+        question: 'Publish this announcement to everybody of the portal?',
+      }),
       token: confirm_token,
       isPreviewOnly: dry_run === true,
     })
-    if (answer) return answer
+    if ('answer' in agreed) return agreed.answer
     const created = await call.records.create(call.sdp, 'announcement', {
       title,
       description: textToHtml(body),

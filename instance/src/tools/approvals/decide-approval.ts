@@ -1,10 +1,11 @@
 import { z } from 'zod'
-import { type Approval, approvalsOf, isPending } from '../../sdp/approvals.ts'
+import { type Approval, isPending } from '../../sdp/approvals.ts'
 import { at, type Json, name, text } from '../../sdp/json.ts'
 import { child } from '../../sdp/path.ts'
 import type { Person } from '../../sdp/people.ts'
 import { isPerson } from '../../sdp/people.ts'
 import { recordPath } from '../../sdp/records.ts'
+import { entity } from '../../sdp/requests.ts'
 import { consent } from '../consent.ts'
 import { defineTool } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
@@ -33,46 +34,59 @@ export const decideApproval = defineTool({
     if (decision === 'reject' && !comment)
       throw new ToolError('A rejection needs a reason.', 'Give comment.', { fields: ['comment'] })
     const id = await call.records.id(call.sdp, module, parent_id)
-    const [record, all, me] = await Promise.all([
-      call.records.get(call.sdp, module, id),
-      approvalsOf(call.sdp, module, id),
-      call.people.me(call.sdp),
-    ])
-    refuseOwn(record, me)
-    const { levelId, level, approval } = choose(all, me, approval_id)
-    const chosen = text(approval.id) ?? ''
-    const answer = await consent(call, {
+    const agreed = await consent(call, {
       tool: 'decide_approval',
-      subject: { id, chosen, decision, comment },
-      preview: {
-        decision,
-        [module]: text(record.display_id),
-        subject: strangersLine(record.subject ?? record.title),
-        requester: name(record.requester) ?? name(record.change_requester),
-        level,
-        comment,
+      subject: { module, id, approval_id, decision, comment },
+      async prepare() {
+        const [record, me] = await Promise.all([
+          call.records.head(call.sdp, module, id, headFields[module]),
+          call.people.me(call.sdp),
+        ])
+        refuseOwn(record, me)
+        // what was listed a moment ago need not be read again: the site itself refuses a decision that was made since
+        const { levelId, level, approval } = choose(await call.approvals.recent(call.sdp, module, id), me, approval_id)
+        const number = text(record.display_id)
+        return {
+          plan: { levelId, approvalId: text(approval.id) ?? '', number },
+          preview: {
+            decision,
+            [module]: number,
+            subject: strangersLine(record.subject ?? record.title),
+            requester: name(record.requester) ?? name(record.change_requester),
+            level,
+            comment,
+          },
+          question: `${decision === 'approve' ? 'Approve' : 'Reject'} ${module} ${number} in your name?`,
+        }
       },
-      question: `${decision === 'approve' ? 'Approve' : 'Reject'} ${module} ${text(record.display_id)} in your name?`,
       token: confirm_token,
       isPreviewOnly: dry_run === true,
     })
-    if (answer) return answer
-    const path = child(recordPath(module, id), 'approval_levels', levelId, 'approvals', chosen)
+    if ('answer' in agreed) return agreed.answer
+    const { levelId, approvalId, number } = agreed.plan
+    const path = child(recordPath(module, id), 'approval_levels', levelId, 'approvals', approvalId)
     const body = { approval: { comments: comment ?? '' } }
+    call.approvals.forget(module, id)
     await call.sdp.operate(path, decision, body, { repeatable: false })
-    const after = (await approvalsOf(call.sdp, module, id)).find(one => text(one.approval.id) === chosen)
-    const status = name(after?.approval.status)
+    const after = entity(await call.sdp.get(path), 'approval')
+    const status = name(after.status)
     return {
       data: {
         done: new RegExp(`^${decision}`, 'i').test(status ?? ''),
         status,
-        level_status: name(after?.levelStatus),
-        [module]: text(record.display_id),
+        level_status: name(at(after, 'approval_level.status')),
+        [module]: number,
         url: call.site.link(`${module}s`, id),
       },
     }
   },
 })
+
+/** What the preview shows and the refusal of one's own requests looks at. */
+const headFields = {
+  request: ['display_id', 'subject', 'requester', 'on_behalf_of'],
+  change: ['display_id', 'title', 'change_requester'],
+}
 
 /** Nobody approves what they asked for themselves. */
 function refuseOwn(record: Json, me: Person): void {

@@ -1,6 +1,6 @@
 import { SdpError } from '../../sdp/errors.ts'
 import { type Json, text } from '../../sdp/json.ts'
-import { any, criteria, is } from '../../sdp/list-info.ts'
+import { any, criteria, is, largestPage } from '../../sdp/list-info.ts'
 import { closest } from '../../sdp/similar.ts'
 import type { ToolCall } from '../define.ts'
 import { amount, fieldSet, line, moment, option, who } from '../field-set.ts'
@@ -42,31 +42,62 @@ export function showAsset(call: ToolCall): (raw: Json, zone: string) => Json {
   return (raw, zone) => ({ ...assetRow(raw, zone), url: call.site.link('assets', String(raw.id)) })
 }
 
+/** By what an asset is known, beside its id. */
+const keys = ['name', 'asset_tag', 'serial_number', 'barcode'] as const
+const isId = (reference: string) => /^\d{12,}$/.test(reference)
+
+/** Everything that an edit may touch and a preview shows, so that finding an asset is reading it. */
+const found = [
+  ...['id', 'product_type', 'udf_fields', 'name', 'product', 'state', 'asset_tag', 'serial_number', 'barcode'],
+  ...['user', 'department', 'site', 'vendor', 'location', 'acquisition_date', 'warranty_expiry', 'expiry_date'],
+  'purchase_cost',
+]
+
 /**
- * The id of an asset given by id, name, tag, serial number or barcode.
- * @throws SdpError `not-found`, with close names
+ * The asset with this id, name, tag, serial number or barcode, read in one call.
+ * @throws SdpError `not-found`, or `invalid-value` when several fit, with close names
  */
-export async function assetId(call: ToolCall, reference: string): Promise<string> {
+export async function findAsset(call: ToolCall, reference: string): Promise<Json> {
   const wanted = reference.trim()
-  if (/^\d{12,}$/.test(wanted)) return wanted
-  const keys = ['name', 'asset_tag', 'serial_number', 'barcode']
+  if (isId(wanted)) return call.records.get(call.sdp, 'asset', wanted)
+  return theOne(wanted, await withKeys(call, [wanted], found))
+}
+
+/** The same for ids alone, several in one call. */
+export async function assetIds(call: ToolCall, references: string[]): Promise<string[]> {
+  const wanted = [...new Set(references.map(reference => reference.trim()))]
+  const named = wanted.filter(reference => !isId(reference))
+  const rows = named.length > 0 ? await withKeys(call, named, ['id', ...keys]) : []
+  return wanted.map(one => (isId(one) ? one : (text(theOne(one, rows).id) ?? '')))
+}
+
+export async function assetId(call: ToolCall, reference: string): Promise<string> {
+  const [id = ''] = await assetIds(call, [reference])
+  return id
+}
+
+async function withKeys(call: ToolCall, wanted: string[], fields: string[]): Promise<Json[]> {
   const page = await call.records.list(call.sdp, 'asset', {
-    row_count: 5,
+    row_count: largestPage,
     start_index: 1,
-    search_criteria: criteria(any(...keys.map(key => is(key, wanted)))),
+    search_criteria: criteria(any(...keys.map(key => is(key, ...wanted)))),
+    fields_required: fields,
   })
-  const ids = page.rows.map(found => text(found.id)).filter(id => id !== undefined)
-  if (ids.length === 1 && ids[0]) return ids[0]
+  return page.rows
+}
+
+/** SDP compares names without case (fact sheet 3.3). */
+function theOne(wanted: string, rows: Json[]): Json {
+  const same = (value: unknown) => text(value)?.toLowerCase() === wanted.toLowerCase()
+  const fitting = rows.filter(row => keys.some(key => same(row[key])))
+  if (fitting.length === 1 && fitting[0]) return fitting[0]
+  const names = (fitting.length > 0 ? fitting : rows).map(row => text(row.name) ?? '')
   throw new SdpError(
-    ids.length > 1 ? 'invalid-value' : 'not-found',
-    ids.length > 1 ? `"${wanted}" fits several assets.` : `There is no asset "${wanted}".`,
+    fitting.length > 1 ? 'invalid-value' : 'not-found',
+    fitting.length > 1 ? `"${wanted}" fits several assets.` : `There is no asset "${wanted}".`,
     {
       fields: ['asset_id'],
-      allowed: closest(
-        wanted,
-        page.rows.map(found => text(found.name) ?? ''),
-        5,
-      ),
+      allowed: closest(wanted, names, 5),
       nextStep: 'Find it with search_assets and give its id.',
     },
   )

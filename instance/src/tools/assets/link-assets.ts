@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { name, rows, text } from '../../sdp/json.ts'
 import { defineTool } from '../define.ts'
 import { dryRun, parentId } from '../params.ts'
-import { assetId } from './asset.ts'
+import { assetIds } from './asset.ts'
 
 export const linkAssets = defineTool({
   name: 'link_assets',
@@ -21,15 +21,15 @@ export const linkAssets = defineTool({
   scopes: ['assets.READ'],
   async run({ module = 'request', parent_id, assets, remove = false, dry_run }, call) {
     const id = await call.records.id(call.sdp, module, parent_id)
-    const wanted = await Promise.all(assets.map(asset => assetId(call, asset)))
+    const wanted = await assetIds(call, assets)
     const before = await call.records.get(call.sdp, module, id)
     const present = rows(before.assets).map(asset => text(asset.id) ?? '')
     // the list is replaced as a whole by an edit
     const next = remove ? present.filter(asset => !wanted.includes(asset)) : [...new Set([...present, ...wanted])]
     const head = { on: module, id, url: call.site.link(`${module}s`, id) }
     if (dry_run) return { data: { ...head, dry_run: true, nothing_sent: true, would_hold: next } }
-    await call.records.update(call.sdp, module, id, { assets: next.map(asset => ({ id: asset })) })
-    const after = rows((await call.records.get(call.sdp, module, id)).assets)
+    const changed = await call.records.change(call.sdp, module, id, { assets: next.map(asset => ({ id: asset })) })
+    const after = rows(changed.assets)
     const held = after.map(asset => text(asset.id) ?? '')
     return {
       data: {

@@ -1,8 +1,9 @@
 import { z } from 'zod'
+import { text } from '../../sdp/json.ts'
 import { defineTool } from '../define.ts'
 import { updateRecord } from '../field-set.ts'
 import { dryRun } from '../params.ts'
-import { assetFields, assetId, showAsset } from './asset.ts'
+import { assetFields, findAsset, showAsset } from './asset.ts'
 
 export const updateAsset = defineTool({
   name: 'update_asset',
@@ -20,8 +21,9 @@ export const updateAsset = defineTool({
   idempotent: true,
   scopes: ['assets.UPDATE'],
   async run({ comment, ...input }, call) {
-    const id = await assetId(call, input.asset_id)
+    const before = await findAsset(call, input.asset_id)
     const extra = comment ? { state_history_comments: comment } : {}
-    return updateRecord(call, id, { module: 'asset', fields: assetFields, input, show: showAsset(call), extra })
+    const options = { module: 'asset', fields: assetFields, input, show: showAsset(call), extra, before } as const
+    return updateRecord(call, text(before.id) ?? '', options)
   },
 })

@@ -1,5 +1,4 @@
 import { z } from 'zod'
-import { approvalsOf } from '../../sdp/approvals.ts'
 import { name, text } from '../../sdp/json.ts'
 import { recordPath } from '../../sdp/records.ts'
 import { defineTool, type ToolCall } from '../define.ts'
@@ -45,7 +44,7 @@ export const getChange = defineTool({
 
 async function approvals(call: ToolCall, id: string, zone: string): Promise<unknown> {
   try {
-    const found = await approvalsOf(call.sdp, 'change', id)
+    const found = await call.approvals.of(call.sdp, 'change', id)
     const shown = found.map(({ approval, level, levelId }) => ({
       level,
       level_id: levelId,

@@ -24,30 +24,32 @@ export const submitChange = defineTool({
   scopes: ['changes.UPDATE'],
   async run({ change_id, comment, confirm_token, dry_run }, call) {
     const id = await call.records.id(call.sdp, 'change', change_id)
-    const before = await call.records.get(call.sdp, 'change', id)
-    const next = await nextStage(call, before)
-    const answer = await consent(call, {
+    const agreed = await consent(call, {
       tool: 'submit_change',
-      subject: { id, stage: next.id, comment },
-      preview: {
-        change: text(before.display_id),
-        title: strangersLine(before.title),
-        from: name(before.stage),
-        to: next.name,
-        comment,
+      subject: { id, comment },
+      async prepare() {
+        const change = await call.records.get(call.sdp, 'change', id)
+        const next = await nextStage(call, change)
+        const from = name(change.stage)
+        const number = text(change.display_id)
+        return {
+          plan: { next, from },
+          preview: { change: number, title: strangersLine(change.title), from, to: next.name, comment },
+          question: `Submit change ${number} from "${from}" to "${next.name}"?`,
+        }
       },
-      question: `Submit change ${text(before.display_id)} from "${name(before.stage)}" to "${next.name}"?`,
       token: confirm_token,
       isPreviewOnly: dry_run === true,
     })
-    if (answer) return answer
+    if ('answer' in agreed) return agreed.answer
+    const { next, from } = agreed.plan
     await call.records.update(call.sdp, 'change', id, { stage: { id: next.id }, comment })
     const after = await call.records.get(call.sdp, 'change', id)
     const zone = await call.zone()
     return {
       data: {
         done: text(name(after.stage)) === next.name,
-        stage_before: name(before.stage),
+        stage_before: from,
         ...showChange(call)(after, zone),
       },
     }

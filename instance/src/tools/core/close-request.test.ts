@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest'
 import { type Desk, type Session, startDesk } from '../../testing/desk.ts'
+import { writesOf } from '../../testing/support.ts'
 
 let desk: Desk
 let carol: Session
@@ -26,8 +27,9 @@ it.each(['partial_success', 'warning', 'success'] as const)(
   },
 )
 
-it('sets the resolution first, then closes with code and comments', async () => {
+it('closes with resolution, code and comments in one edit', async () => {
   const number = await fresh()
+  desk.simulator.log.clear()
   const closed = await carol.ok('close_request', {
     request_id: number,
     resolution: 'Fixed',
@@ -36,10 +38,29 @@ it('sets the resolution first, then closes with code and comments', async () => 
     acknowledged: true,
   })
   expect(closed).toMatchObject({ closed: true, status_before: 'Open', status: 'Closed', closure_code: 'Completed' })
+  expect(writesOf(desk)).toHaveLength(1)
   expect(await carol.ok('close_request', { request_id: number })).toMatchObject({
     closed: true,
     hint: expect.stringContaining('before'),
   })
+})
+
+it('where the site wants the resolution to be there first, it comes first, and the ticket is closed after', async () => {
+  desk.simulator.faults.set({ resolutionFirst: true })
+  const number = await fresh()
+  expect(
+    await carol.ok('close_request', { request_id: number, resolution: 'Fixed', closure_code: 'completed' }),
+  ).toMatchObject({ closed: true, closure_code: 'Completed' })
+})
+
+it('3000 to an edit is "not closed" too, and the resolution is not claimed to be set', async () => {
+  desk.simulator.faults.set({ closeRequires: ['resolution', 'category'] })
+  const number = await fresh()
+  const failure = await carol.fails('close_request', { request_id: number, resolution: 'Fixed' })
+  expect(failure).toMatch(/^Not closed[\s\S]*category/)
+  const ticket = await carol.ok('get_request', { request_id: number, include: ['resolution'] })
+  expect(ticket).toMatchObject({ status: 'Open' })
+  expect(ticket.resolution).toBeUndefined()
 })
 
 it('discovers the closure codes of the site', async () => {

@@ -2,8 +2,10 @@ import { z } from 'zod'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
 import { at, type Json, name } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
-import { after, hasResolution, isClosed, setResolution } from '../closing.ts'
+import { plain } from '../../sdp/similar.ts'
+import { after, hasResolution, isClosed, setResolution, wantsResolutionFirst } from '../closing.ts'
 import { defineTool, type ToolCall } from '../define.ts'
+import { textToHtml } from '../markdown.ts'
 import { dryRun, optionName, requestId } from '../params.ts'
 import { number } from '../request-view.ts'
 
@@ -12,7 +14,7 @@ export const closeRequest = defineTool({
   title: 'Close a ticket',
   toolset: 'core',
   description:
-    'Closes a ticket, with resolution first when given, closure code and comments; checks that it is closed. When the site wants more fields it stays open and they are named. The site may mail the requester.',
+    'Closes a ticket, with resolution when given, closure code and comments; checks that it is closed. When the site wants more fields it stays open and they are named. The site may mail the requester.',
   input: {
     request_id: requestId,
     closure_code: optionName.optional(),
@@ -56,10 +58,11 @@ export const closeRequest = defineTool({
         },
       }
     }
-    if (resolution) await setResolution(call, id, resolution)
-    const done = resolution ? 'The resolution is set.' : undefined
-    await after(done, () => close(call, id, info))
-    const ticket = await after(done, () => call.requests.get(call.sdp, id))
+    if (!(resolution && (await closeByEdit(call, id, info, resolution)))) {
+      if (resolution) await setResolution(call, id, resolution)
+      await after(resolution && 'The resolution is set.', () => close(call, id, info))
+    }
+    const ticket = await after('The site took the closing.', () => call.requests.get(call.sdp, id))
     if (!isClosed(ticket)) throw notClosed(ticket)
     return {
       data: {
@@ -72,6 +75,36 @@ export const closeRequest = defineTool({
     }
   },
 })
+
+/**
+ * Resolution and closing in one edit, which sites take as well as the operation (fact sheet 7.1).
+ *
+ * @returns false when it has to go step by step: the site has no status called Closed, wants the resolution to be there
+ *   before, or takes the closing only as an operation. Then nothing was changed.
+ */
+async function closeByEdit(call: ToolCall, id: string, info: Json, resolution: string): Promise<boolean> {
+  const { options } = await call.names.options(call.sdp, 'status')
+  const closed = options.find(({ name }) => plain(name) === 'closed')
+  if (!closed) return false
+  try {
+    await call.requests.update(call.sdp, id, {
+      status: { id: closed.id },
+      resolution: { content: textToHtml(resolution) },
+      ...(Object.keys(info).length > 0 ? { closure_info: info } : {}),
+    })
+    return true
+  } catch (error) {
+    if (!isSdpError(error)) throw error
+    if (wantsResolutionFirst(error)) return false
+    if (error.kind === 'denied' && error.fields.some(field => stepwise.has(field))) return false
+    if (error.kind !== 'warning-3000') throw error
+    // a warning may have kept a part of the edit
+    const isKept = hasResolution(await call.requests.get(call.sdp, id))
+    return after(isKept ? 'The resolution is set.' : undefined, () => Promise.reject(stillOpen(error)))
+  }
+}
+
+const stepwise = new Set(['status', 'closure_info'])
 
 /** `_close`, else an edit to the closed status (fact sheet 7.1). 3000 means that it stayed open (18.5). */
 async function close(call: ToolCall, id: string, info: Json): Promise<void> {

@@ -57,3 +57,35 @@ it('says so when the site does not answer', async () => {
   desk.simulator.faults.clear()
   expect(portal.problem).toContain('could not be reached')
 })
+
+it.each(['/technicians', '/problems', '/solutions'])(
+  'a 403 of the site on %s is told, with the way out, and once an hour',
+  async path => {
+    const session = await desk.connect(await desk.context('alice', { toolsets: ['core', 'problems'] }))
+    desk.simulator.faults.add({ kind: 'status', status: 403, match: { server: 'api', path } })
+    const { portal } = await session.ok('get_my_context')
+    desk.simulator.faults.clear()
+    expect(portal.refused).toEqual([
+      expect.stringMatching(new RegExp(`^${path.slice(1)}: refused with HTTP 403.*role`)),
+    ])
+    expect(portal.refused_next_step).toContain('administrator of ServiceDesk Plus')
+    expect((await session.ok('get_my_context')).portal.refused).toEqual(portal.refused)
+    expect(session.calls.at(-1)?.sdpCalls).toBe(0)
+  },
+)
+
+it('tells a requester what only technicians may see', async () => {
+  const session = await desk.connect(await desk.context('heidi', { toolsets: ['core', 'problems', 'changes'] }))
+  const { portal } = await session.ok('get_my_context')
+  expect(portal.refused.map((line: string) => line.split(':')[0])).toEqual(
+    expect.arrayContaining(['problems', 'changes']),
+  )
+})
+
+it('does not try what needs a scope that was not granted', async () => {
+  const scopes = ['SDPOnDemand.requests.READ']
+  const session = await desk.connect(await desk.context('alice', { toolsets: ['core', 'problems'], scopes }))
+  desk.simulator.log.clear()
+  expect((await session.ok('get_my_context')).portal).not.toHaveProperty('refused')
+  expect(desk.simulator.log.list().filter(({ path }) => path.endsWith('/problems'))).toEqual([])
+})

@@ -3,7 +3,7 @@ import { AuthorizationError } from '../../context.ts'
 import { isSdpError } from '../../sdp/errors.ts'
 import type { Person } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
-import { authorizationSteps } from '../scopes.ts'
+import { authorizationSteps, covers } from '../scopes.ts'
 import { formatInstant } from '../time.ts'
 
 export const getMyContext = defineTool({
@@ -11,7 +11,7 @@ export const getMyContext = defineTool({
   title: 'Who am I',
   toolset: 'core',
   description:
-    'Tells who you act as, portal, time zone, connection to Zoho, granted scopes and enabled tools. Call first when unsure; never fails for lack of authorization.',
+    'Tells who you act as, portal, time zone, connection to Zoho, granted scopes, enabled tools, and what your role in ServiceDesk Plus refuses. Call first when unsure; never fails for lack of authorization.',
   input: {},
   output: {
     user: z.looseObject({}),
@@ -26,7 +26,9 @@ export const getMyContext = defineTool({
     const status = await context.tokens.status()
     const isConnected = status.state === 'connected'
     const zone = isConnected ? await call.zone() : 'UTC'
-    const { me, problem } = isConnected ? await whoAmI(call) : {}
+    const [{ me, problem }, refused] = isConnected
+      ? await Promise.all([whoAmI(call), refusedLists(call, status.scopes)])
+      : [{}, []]
     const steps = authorizationSteps({ ...context, toolsets: session.toolsets, readOnly: session.readOnly })
     const hidden = Object.entries(session.missingScopes).map(
       ([scope, tools]) => `${tools.join(', ')}: not granted ${scope}`,
@@ -52,6 +54,8 @@ export const getMyContext = defineTool({
           time_zone: zone,
           now: formatInstant(context.now(), zone),
           problem,
+          refused,
+          refused_next_step: refused.length > 0 ? refusedNextStep : undefined,
         },
         connection: {
           state: status.state,
@@ -74,6 +78,26 @@ export const getMyContext = defineTool({
     }
   },
 })
+
+const refusedNextStep =
+  'Tell the person. An administrator of ServiceDesk Plus can allow a list in the role of this person (setup, users and permissions, roles) or with a licence for the module; this is looked up once an hour. Where lists of people are refused, name people by e-mail address.'
+
+/** What the site keeps from this person although the scopes are granted; a failure of another kind is told elsewhere. */
+async function refusedLists(call: ToolCall, scopes: readonly string[]): Promise<string[]> {
+  try {
+    const found = await call.access.refusals(call.sdp, call.session.toolsets, scope => covers(scopes, scope))
+    return found.map(({ list, kind, httpStatus, said }) => {
+      const why =
+        kind === 'denied'
+          ? 'the role of this person in ServiceDesk Plus does not allow it'
+          : 'the scope is granted, but the site does not offer it'
+      return `${list}: refused with HTTP ${httpStatus}${said ? ` "${said.slice(0, 80)}"` : ''}: ${why}`
+    })
+  } catch (error) {
+    if (error instanceof AuthorizationError) return []
+    throw error
+  }
+}
 
 function toDate(instant: number | undefined): Date | null {
   return instant === undefined ? null : new Date(instant)

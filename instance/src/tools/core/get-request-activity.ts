@@ -118,8 +118,7 @@ async function mail(call: ToolCall, id: string, row: Json): Promise<Json> {
 
 async function mailBody(call: ToolCall, id: string, mailId: string): Promise<Json> {
   try {
-    const body = await call.sdp.get(path`/requests/${id}/notifications/${mailId}`)
-    return isObject(body.notification) ? body.notification : {}
+    return await call.requests.mail(call.sdp, id, mailId)
   } catch (error) {
     if (isSdpError(error, 'not-found', 'denied', 'missing-scope', 'invalid-value')) return {}
     throw error

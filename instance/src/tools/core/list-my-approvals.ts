@@ -1,8 +1,9 @@
 import { z } from 'zod'
-import { type ApprovalModule, approvalsOf, isPending } from '../../sdp/approvals.ts'
+import { type ApprovalModule, isPending } from '../../sdp/approvals.ts'
+import type { SdpPage } from '../../sdp/client.ts'
 import { isSdpError } from '../../sdp/errors.ts'
-import { type Json, name, text } from '../../sdp/json.ts'
-import { contains, criteria } from '../../sdp/list-info.ts'
+import { instant, type Json, name, text } from '../../sdp/json.ts'
+import { contains, criteria, type ListInfo } from '../../sdp/list-info.ts'
 import { isPerson, type Person } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
@@ -45,23 +46,30 @@ export const listMyApprovals = defineTool({
 })
 
 /** Records on their way through approval: by the named view, which other clients use too (fact sheet 3.4), else by their status. */
-async function candidates(call: ToolCall, module: (typeof modules)[number]) {
+async function candidates(call: ToolCall, module: (typeof modules)[number]): Promise<SdpPage> {
   const info = { row_count: mostRecords, start_index: 1, sort_field: 'created_time', sort_order: 'desc' } as const
-  if (module === 'request') {
+  const byView = { filter_by: { name: 'Requests_Pending_Approval' } }
+  const byStatus = { search_criteria: criteria(contains('approval_status.name', 'pending')) }
+  const fields_required = rowFields[module]
+  const attempts: ListInfo[] = [
+    ...(module === 'request' ? [{ ...byView, fields_required }] : []),
+    { ...byStatus, fields_required },
+    byStatus,
+  ]
+  for (const attempt of attempts.slice(0, -1)) {
     try {
-      return await call.records.list(call.sdp, module, { ...info, filter_by: { name: 'Requests_Pending_Approval' } })
+      return await call.records.list(call.sdp, module, { ...info, ...attempt })
     } catch (error) {
       if (!isSdpError(error, 'invalid-value', 'not-found', 'denied')) throw error
     }
-    return call.records.list(call.sdp, module, {
-      ...info,
-      search_criteria: criteria(contains('approval_status.name', 'pending')),
-    })
   }
-  return call.records.list(call.sdp, module, {
-    ...info,
-    search_criteria: criteria(contains('approval_status.name', 'pending')),
-  })
+  return call.records.list(call.sdp, module, { ...info, ...attempts.at(-1) })
+}
+
+/** What is shown, and what decide_approval looks at, so that it need not read the record again. */
+const rowFields = {
+  request: ['id', 'display_id', 'subject', 'requester', 'on_behalf_of', 'last_updated_time'],
+  change: ['id', 'display_id', 'title', 'change_requester', 'last_updated_time'],
 }
 
 async function ofMine(
@@ -73,7 +81,8 @@ async function ofMine(
   zone: string,
 ): Promise<Json[]> {
   const id = text(row.id) ?? ''
-  const all = await approvalsOf(call.sdp, module, id)
+  const version = instant(row.last_updated_time)
+  const all = await call.approvals.recent(call.sdp, module, id, version === undefined ? undefined : String(version))
   return all
     .filter(({ approval }) => isPerson(approval.approver, me))
     .filter(({ approval }) => !isOnlyPending || isPending(approval.status))

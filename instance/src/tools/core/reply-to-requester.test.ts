@@ -54,6 +54,17 @@ it('sends only with the token of a preview of the very same mail, once', async (
   })
 })
 
+it('what is sent is what was shown, whatever became of the ticket since', async () => {
+  const ticket = (await carol.ok('create_request', { subject: 'As shown', requester: 'Ana Ferreira' })).number
+  const ask = { request_id: ticket, text: 'Shown', mode: 'send' }
+  const { preview, confirm_token } = await carol.ok('reply_to_requester', ask)
+  await carol.ok('update_request', { request_id: ticket, subject: 'Changed', requester: 'Ben Whitaker' })
+  const sent = await carol.ok('reply_to_requester', { ...ask, confirm_token })
+  expect(sent).toMatchObject({ sent: true, to: preview.to, subject: preview.subject })
+  expect(mails().at(-1)?.input).toMatchObject({ notification: { to: preview.to, subject: preview.subject } })
+  expect((await carol.ok('reply_to_requester', ask)).preview.to).toEqual(['ben.whitaker@northwind.example'])
+})
+
 it('asks the person where the client can', async () => {
   const questions: string[] = []
   let answer: 'yes' | 'no' = 'no'

@@ -32,18 +32,26 @@ export const replyToRequester = defineTool({
   scopes: ['requests.CREATE'],
   async run({ request_id, text: body, to, cc, mode = 'preview', confirm_token }, call) {
     const id = await call.requests.id(call.sdp, request_id)
-    const ticket = await call.requests.get(call.sdp, id)
-    const mail = compose(ticket, id, body, to, cc)
-    await refuseWhereNotOffered(call, id)
-    const answer = await consent(call, {
+    const agreed = await consent(call, {
       tool: 'reply_to_requester',
-      subject: { id, to: mail.to, cc: mail.cc, body },
-      preview: { to: mail.to, cc: mail.cc, subject: mail.subject, text: body },
-      question: `Send this e-mail on ticket #${number(ticket)} to ${[...mail.to, ...mail.cc].join(', ')}?`,
+      subject: { id, to, cc, body },
+      async prepare() {
+        const [ticket] = await Promise.all([
+          call.records.head(call.sdp, 'request', id, ['display_id', 'subject', 'requester']),
+          refuseWhereNotOffered(call, id),
+        ])
+        const mail = compose(ticket, id, body, to, cc)
+        return {
+          plan: mail,
+          preview: { to: mail.to, cc: mail.cc, subject: mail.subject, text: body },
+          question: `Send this e-mail on ticket #${number(ticket)} to ${[...mail.to, ...mail.cc].join(', ')}?`,
+        }
+      },
       token: confirm_token,
       isPreviewOnly: mode === 'preview',
     })
-    if (answer) return { data: { sent: false, ...answer.data } }
+    if ('answer' in agreed) return { data: { sent: false, ...agreed.answer.data } }
+    const mail = agreed.plan
     const startedAt = call.context.now()
     const created = await send(call, id, mail)
     const found = await readBack(call, id, created, startedAt)

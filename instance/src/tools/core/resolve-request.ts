@@ -1,11 +1,12 @@
 import { z } from 'zod'
-import { SdpError } from '../../sdp/errors.ts'
+import { isSdpError, SdpError } from '../../sdp/errors.ts'
 import { type Json, name } from '../../sdp/json.ts'
 import type { Reference } from '../../sdp/names.ts'
 import { path } from '../../sdp/path.ts'
 import { plain } from '../../sdp/similar.ts'
-import { after, hasResolution, isDone, setResolution } from '../closing.ts'
+import { after, hasResolution, isDone, setResolution, wantsResolutionFirst } from '../closing.ts'
 import { defineTool, type ToolCall } from '../define.ts'
+import { textToHtml } from '../markdown.ts'
 import { dryRun, optionName, requestId } from '../params.ts'
 import { number } from '../request-view.ts'
 import { ToolError } from '../result.ts'
@@ -47,9 +48,7 @@ export const resolveRequest = defineTool({
         },
       }
     }
-    await setResolution(call, id, resolution)
-    await after('The resolution is set.', () => call.requests.update(call.sdp, id, { status: { id: target.id } }))
-    const ticket = await after('The resolution is set.', () => call.requests.get(call.sdp, id))
+    const ticket = await resolve(call, id, resolution, target, planned !== undefined)
     refuseUnlessTaken(ticket, target)
     const worklog =
       planned &&
@@ -66,6 +65,32 @@ export const resolveRequest = defineTool({
     }
   },
 })
+
+/**
+ * Resolution and status in one edit (fact sheet 7.1); one after the other where the site wants the resolution to be
+ * there before. @returns the ticket after it
+ *
+ * @param isBusy - more is to be written: the site's own answer to the edit is proof enough
+ */
+async function resolve(
+  call: ToolCall,
+  id: string,
+  resolution: string,
+  target: Reference,
+  isBusy: boolean,
+): Promise<Json> {
+  const status = { id: target.id }
+  try {
+    const edit = { resolution: { content: textToHtml(resolution) }, status }
+    if (isBusy) return await call.requests.change(call.sdp, id, edit)
+    await call.requests.update(call.sdp, id, edit)
+  } catch (error) {
+    if (!isSdpError(error) || !wantsResolutionFirst(error)) throw error
+    await setResolution(call, id, resolution)
+    await after('The resolution is set.', () => call.requests.update(call.sdp, id, { status }))
+  }
+  return after('The site took resolution and status.', () => call.requests.get(call.sdp, id))
+}
 
 /** The status asked for; else the one called Resolved; else the only other one that ends the work without closing. */
 async function resolvedStatus(call: ToolCall, asked: string | undefined): Promise<Reference> {

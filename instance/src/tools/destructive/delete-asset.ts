@@ -1,6 +1,7 @@
 import { z } from 'zod'
+import { text } from '../../sdp/json.ts'
 import { recordPath } from '../../sdp/records.ts'
-import { assetId, assetRow } from '../assets/asset.ts'
+import { assetRow, findAsset } from '../assets/asset.ts'
 import { defineTool } from '../define.ts'
 import { dryRun } from '../params.ts'
 import { deleteAfterConsent } from './delete-below.ts'
@@ -19,14 +20,18 @@ export const deleteAsset = defineTool({
   effect: 'destructive',
   scopes: ['assets.DELETE'],
   async run({ asset_id, confirm_token, dry_run }, call) {
-    const id = await assetId(call, asset_id)
-    const [asset, zone] = await Promise.all([call.records.get(call.sdp, 'asset', id), call.zone()])
     return deleteAfterConsent(call, {
       tool: 'delete_asset',
-      path: recordPath('asset', id),
-      id,
-      preview: assetRow(asset, zone),
-      question: 'Delete this asset for good?',
+      subject: { asset_id },
+      async prepare() {
+        const [asset, zone] = await Promise.all([findAsset(call, asset_id), call.zone()])
+        const id = text(asset.id) ?? ''
+        return {
+          plan: { path: recordPath('asset', id), id },
+          preview: assetRow(asset, zone),
+          question: 'Delete this asset for good?',
+        }
+      },
       token: confirm_token,
       isPreviewOnly: dry_run === true,
     })

@@ -7,10 +7,10 @@ import type { Outcome } from '../result.ts'
 
 type Deletion = {
   tool: string
-  path: SdpPath
-  id: string
-  preview: Json
-  question: string
+  /** what is deleted, as the input names it */
+  subject: Json
+  /** finds and reads it, once for preview and deletion */
+  prepare: () => Promise<{ plan: { path: SdpPath; id: string }; preview: Json; question: string }>
   token: string | undefined
   isPreviewOnly: boolean
   url?: string
@@ -18,9 +18,10 @@ type Deletion = {
 
 /** Deletes one record after the person agreed, and looks whether it is gone. */
 export async function deleteAfterConsent(call: ToolCall, deletion: Deletion): Promise<Outcome> {
-  const { tool, path, id, preview, question, token, isPreviewOnly, url } = deletion
-  const answer = await consent(call, { tool, subject: { path: path.path }, preview, question, token, isPreviewOnly })
-  if (answer) return answer
+  const { url, ...request } = deletion
+  const agreed = await consent(call, request)
+  if ('answer' in agreed) return agreed.answer
+  const { path, id } = agreed.plan
   await call.sdp.remove(path)
   return { data: { done: await isGone(call, path), deleted: id, url } }
 }

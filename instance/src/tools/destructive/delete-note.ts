@@ -21,17 +21,19 @@ export const deleteNote = defineTool({
   scopes: ['requests.DELETE'],
   async run({ request_id, note_id, confirm_token, dry_run }, call) {
     const id = await call.requests.id(call.sdp, request_id)
-    const note = await call.requests.note(call.sdp, id, note_id)
     return deleteAfterConsent(call, {
       tool: 'delete_note',
-      path: path`/requests/${id}/notes/${note_id}`,
-      id: note_id,
-      preview: {
-        author: name(note.created_by) ?? name(note.added_by),
-        visible_to_requester: flag(note.show_to_requester),
-        text: strangersLine(htmlToMarkdown(text(note.description) ?? ''), 300),
+      subject: { id, note_id },
+      async prepare() {
+        const note = await call.requests.note(call.sdp, id, note_id)
+        const preview = {
+          author: name(note.created_by) ?? name(note.added_by),
+          visible_to_requester: flag(note.show_to_requester),
+          text: strangersLine(htmlToMarkdown(text(note.description) ?? ''), 300),
+        }
+        const plan = { path: path`/requests/${id}/notes/${note_id}`, id: note_id }
+        return { plan, preview, question: 'Delete this note for good?' }
       },
-      question: 'Delete this note for good?',
       token: confirm_token,
       isPreviewOnly: dry_run === true,
       url: call.site.link('requests', id),

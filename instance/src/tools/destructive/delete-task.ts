@@ -25,13 +25,14 @@ export const deleteTask = defineTool({
   async run({ task_id, confirm_token, dry_run, ...where }, call) {
     const parent = await resolveParent(call, where)
     const path = child(parent.path, 'tasks', task_id)
-    const [task, zone] = await Promise.all([call.sdp.get(path), call.zone()])
     return deleteAfterConsent(call, {
       tool: 'delete_task',
-      path,
-      id: task_id,
-      preview: taskRow(entity(task, 'task'), zone),
-      question: 'Delete this task for good?',
+      subject: { path: path.path },
+      async prepare() {
+        const [task, zone] = await Promise.all([call.sdp.get(path), call.zone()])
+        const preview = taskRow(entity(task, 'task'), zone)
+        return { plan: { path, id: task_id }, preview, question: 'Delete this task for good?' }
+      },
       token: confirm_token,
       isPreviewOnly: dry_run === true,
       url: parent.link,

@@ -27,13 +27,14 @@ export const deleteWorklog = defineTool({
     const parent = await resolveParent(call, where)
     const holder = task_id ? child(parent.path, 'tasks', task_id) : parent.path
     const path = child(holder, 'worklogs', worklog_id)
-    const [worklog, zone] = await Promise.all([call.sdp.get(path), call.zone()])
     return deleteAfterConsent(call, {
       tool: 'delete_worklog',
-      path,
-      id: worklog_id,
-      preview: worklogRow(entity(worklog, 'worklog'), zone),
-      question: 'Delete this logged time for good?',
+      subject: { path: path.path },
+      async prepare() {
+        const [worklog, zone] = await Promise.all([call.sdp.get(path), call.zone()])
+        const preview = worklogRow(entity(worklog, 'worklog'), zone)
+        return { plan: { path, id: worklog_id }, preview, question: 'Delete this logged time for good?' }
+      },
       token: confirm_token,
       isPreviewOnly: dry_run === true,
       url: parent.link,

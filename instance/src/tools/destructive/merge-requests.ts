@@ -25,31 +25,36 @@ export const mergeRequests = defineTool({
   scopes: ['requests.UPDATE'],
   async run({ request_id, others, confirm_token, dry_run }, call) {
     const id = await call.requests.id(call.sdp, request_id)
-    const ids = [...new Set(await Promise.all(others.map(other => call.requests.id(call.sdp, other))))]
+    const ids = await call.requests.ids(call.sdp, others)
     if (ids.includes(id))
       throw new ToolError('A ticket cannot be merged into itself.', 'Take it out of others.', { fields: ['others'] })
-    const [survivor, ...merged] = await Promise.all([id, ...ids].map(one => call.requests.get(call.sdp, one)))
-    const answer = await consent(call, {
+    const agreed = await consent(call, {
       tool: 'merge_requests',
       subject: { id, ids },
-      preview: { stays: survivor && line(survivor), goes: merged.map(line), cannot_be_undone: true },
-      question: `Merge ${merged.map(ticket => `#${number(ticket)}`).join(', ')} into #${survivor && number(survivor)}? This cannot be undone.`,
+      async prepare() {
+        const [survivor, ...merged] = await tickets(call, [id, ...ids])
+        const plan = { stays: survivor && line(survivor), goes: merged.map(line) }
+        return {
+          plan,
+          preview: { ...plan, cannot_be_undone: true },
+          question: `Merge ${merged.map(ticket => `#${number(ticket)}`).join(', ')} into #${survivor && number(survivor)}? This cannot be undone.`,
+        }
+      },
       token: confirm_token,
       isPreviewOnly: dry_run === true,
     })
-    if (answer) return answer
+    if ('answer' in agreed) return agreed.answer
     await call.sdp.operate(
       path`/requests/${id}`,
       'merge_requests',
       { merge_requests: ids.map(one => ({ id: one })) },
       { repeatable: false },
     )
-    const gone = await Promise.all(ids.map(one => isGone(call, one)))
     return {
       data: {
-        done: gone.every(Boolean),
-        stays: survivor && line(survivor),
-        merged: merged.map(line),
+        done: await areGone(call, ids),
+        stays: agreed.plan.stays,
+        merged: agreed.plan.goes,
         url: call.site.link('requests', id),
       },
     }
@@ -60,9 +65,22 @@ function line(ticket: Json): string {
   return `#${number(ticket)} ${strangersLine(ticket.subject, 80)} (${name(ticket.requester)}, ${name(ticket.status)})`
 }
 
-async function isGone(call: ToolCall, id: string): Promise<boolean> {
+const lineFields = ['display_id', 'subject', 'requester', 'status']
+
+/** In the given order. @throws SdpError `not-found` for one that is not there any more */
+async function tickets(call: ToolCall, ids: string[]): Promise<Json[]> {
+  const found = await call.records.many(call.sdp, 'request', ids, lineFields)
+  // what the list does not show is asked for by itself, so that the failure names the reason
+  return Promise.all(ids.map(async id => found.get(id) ?? call.requests.get(call.sdp, id)))
+}
+
+/** A merged ticket cannot be fetched any more (fact sheet 7.1); several are looked for in one list. */
+async function areGone(call: ToolCall, ids: string[]): Promise<boolean> {
+  const [only, ...others] = ids
+  if (only === undefined || others.length > 0)
+    return (await call.records.many(call.sdp, 'request', ids, ['display_id'])).size === 0
   try {
-    await call.requests.get(call.sdp, id)
+    await call.requests.get(call.sdp, only)
     return false
   } catch (error) {
     if (isSdpError(error, 'not-found', 'denied')) return true

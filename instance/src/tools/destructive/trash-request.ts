@@ -19,23 +19,25 @@ export const trashRequest = defineTool({
   scopes: ['requests.DELETE'],
   async run({ request_id, confirm_token, dry_run }, call) {
     const id = await call.requests.id(call.sdp, request_id)
-    const ticket = await call.requests.get(call.sdp, id)
-    const answer = await consent(call, {
+    const agreed = await consent(call, {
       tool: 'trash_request',
       subject: { id },
-      preview: {
-        ticket: number(ticket),
-        subject: strangersLine(ticket.subject),
-        requester: name(ticket.requester),
-        status: name(ticket.status),
+      async prepare() {
+        const ticket = await call.requests.get(call.sdp, id)
+        const preview = {
+          ticket: number(ticket),
+          subject: strangersLine(ticket.subject),
+          requester: name(ticket.requester),
+          status: name(ticket.status),
+        }
+        return { plan: number(ticket), preview, question: `Move ticket #${number(ticket)} to the trash?` }
       },
-      question: `Move ticket #${number(ticket)} to the trash?`,
       token: confirm_token,
       isPreviewOnly: dry_run === true,
     })
-    if (answer) return answer
+    if ('answer' in agreed) return agreed.answer
     await trash(call, id)
-    return { data: { done: await isGone(call, id), number: number(ticket), id, back: 'restore_request with this id' } }
+    return { data: { done: await isGone(call, id), number: agreed.plan, id, back: 'restore_request with this id' } }
   },
 })
 

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
-import type { Json } from '../../sdp/json.ts'
+import { type Json, text } from '../../sdp/json.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { diff } from '../diff.ts'
 import { strangersLine } from '../markdown.ts'
@@ -32,7 +32,7 @@ export const bulkUpdateRequests = defineTool({
   effect: 'destructive',
   scopes: ['requests.UPDATE'],
   async run({ requests, reason, dry_run = true, plan_token, status, ...fields }, call) {
-    const ids = [...new Set(await Promise.all(requests.map(request => call.requests.id(call.sdp, request))))]
+    const ids = await call.requests.ids(call.sdp, requests)
     const { payload, asked } = await resolveFields(call, fields)
     if (status) {
       const reference = await call.names.resolve(call.sdp, 'status', status)
@@ -62,27 +62,32 @@ export const bulkUpdateRequests = defineTool({
 
 async function plan(call: ToolCall, ids: string[], asked: Record<string, string | null>): Promise<Json> {
   const zone = await call.zone()
-  let done = 0
-  const tickets = await Promise.all(
-    ids.map(async id => {
-      const ticket = await call.requests.get(call.sdp, id)
-      await call.progress(++done, ids.length, 'tickets read')
-      // the present value stands where the value after the write would
-      const now = diff(asked, undefined, ticket, zone).filter(({ note }) => note !== undefined)
-      return {
-        number: number(ticket),
-        id,
-        subject: strangersLine(ticket.subject, 80),
-        changes: now.map(({ field, actual, asked: wanted }) => `${field}: ${actual} -> ${wanted ?? 'empty'}`),
-      }
-    }),
-  )
+  const present = await read(call, ids, asked)
+  const tickets = present.map(ticket => {
+    // the present value stands where the value after the write would
+    const now = diff(asked, undefined, ticket, zone).filter(({ note }) => note !== undefined)
+    return {
+      number: number(ticket),
+      id: text(ticket.id),
+      subject: strangersLine(ticket.subject, 80),
+      changes: now.map(({ field, actual, asked: wanted }) => `${field}: ${actual} -> ${wanted ?? 'empty'}`),
+    }
+  })
   return {
     dry_run: true,
     nothing_sent: true,
     tickets,
     next: 'Show this to the person; only when they agree, call again with the same input, dry_run=false and this plan_token.',
   }
+}
+
+/** All of them in one list, in the given order. @throws SdpError `not-found` for one that is not there any more */
+async function read(call: ToolCall, ids: string[], asked: Record<string, string | null>): Promise<Json[]> {
+  const fields = ['display_id', 'subject', ...Object.keys(asked)]
+  const found = await call.records.many(call.sdp, 'request', ids, fields)
+  await call.progress(found.size, ids.length, 'tickets read')
+  // what the list does not show is asked for by itself, so that the failure names the reason
+  return Promise.all(ids.map(async id => found.get(id) ?? call.requests.get(call.sdp, id)))
 }
 
 /** One after the other, so that a cancelled call stops between two tickets. */
@@ -94,8 +99,9 @@ async function carryOut(
 ): Promise<Json> {
   const zone = await call.zone()
   const tickets: Json[] = []
-  for (const [index, id] of ids.entries()) {
-    const result = await one(call, id, payload, asked, zone)
+  for (const [index, before] of (await read(call, ids, asked)).entries()) {
+    const id = ids[index] ?? ''
+    const result = await one(call, id, before, payload, asked, zone)
     tickets.push(result.shown)
     await call.progress(index + 1, ids.length, `ticket ${result.shown.number ?? id}`)
     if (result.isEnd) break
@@ -110,11 +116,16 @@ async function carryOut(
   }
 }
 
-async function one(call: ToolCall, id: string, payload: Json, asked: Record<string, string | null>, zone: string) {
+async function one(
+  call: ToolCall,
+  id: string,
+  before: Json,
+  payload: Json,
+  asked: Record<string, string | null>,
+  zone: string,
+) {
   try {
-    const before = await call.requests.get(call.sdp, id)
-    await call.requests.update(call.sdp, id, payload)
-    const after = await call.requests.get(call.sdp, id)
+    const after = await call.requests.change(call.sdp, id, payload)
     call.undo.remember(id, before, Object.keys(asked))
     const different = diff(asked, before, after, zone).filter(({ note }) => note !== undefined)
     return { shown: { number: number(after), id, done: different.length === 0, not_as_asked: different }, isEnd: false }

@@ -1,4 +1,3 @@
-import { approvalsOf } from '../../sdp/approvals.ts'
 import { name, text } from '../../sdp/json.ts'
 import { defineTool } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
@@ -17,7 +16,7 @@ export const getRequestApprovals = defineTool({
     const id = await call.requests.id(call.sdp, request_id)
     const [ticket, found, zone] = await Promise.all([
       call.requests.get(call.sdp, id),
-      approvalsOf(call.sdp, 'request', id),
+      call.approvals.of(call.sdp, 'request', id),
       call.zone(),
     ])
     const approvals = found.map(({ approval, level, levelId, levelStatus }) => ({

@@ -32,28 +32,30 @@ export const requestApproval = defineTool({
   scopes: ['requests.UPDATE'],
   async run({ request_id, approvers, message, confirm_token, dry_run }, call) {
     const id = await call.requests.id(call.sdp, request_id)
-    const ticket = await call.requests.get(call.sdp, id)
-    const people = await Promise.all(approvers.map(who => call.people.resolve(call.sdp, who, 'any', 'approvers')))
     const list = child(path`/requests/${id}`, 'approval_levels')
-    const levels = (await call.sdp.list(list, { row_count: 10, start_index: 1 })).rows
-    const level = 1 + Math.max(0, ...levels.map(row => Number(text(row.level)) || 0))
-    if (level > highestLevel)
-      throw new ToolError('The ticket has five levels of approval already.', 'Ask an approver of the last level.')
-    const answer = await consent(call, {
+    const agreed = await consent(call, {
       tool: 'request_approval',
-      subject: { id, level, approvers: people.map(({ reference }) => JSON.stringify(reference)), message },
-      preview: {
-        ticket: number(ticket),
-        subject: strangersLine(ticket.subject),
-        level,
-        approvers: people.map(one => one.person.name),
-        message,
+      subject: { id, approvers, message },
+      async prepare() {
+        const [ticket, people, level] = await Promise.all([
+          call.records.head(call.sdp, 'request', id, ['display_id', 'subject']),
+          Promise.all(approvers.map(who => call.people.resolve(call.sdp, who, 'any', 'approvers'))),
+          nextLevel(call, list),
+        ])
+        const names = people.map(one => one.person.name)
+        const subject = text(ticket.subject) ?? ''
+        return {
+          plan: { number: number(ticket), subject, people, level },
+          preview: { ticket: number(ticket), subject: strangersLine(subject), level, approvers: names, message },
+          question: `Ask ${names.join(', ')} to approve ticket #${number(ticket)}?`,
+        }
       },
-      question: `Ask ${people.map(one => one.person.name).join(', ')} to approve ticket #${number(ticket)}?`,
       token: confirm_token,
       isPreviewOnly: dry_run === true,
     })
-    if (answer) return answer
+    if ('answer' in agreed) return agreed.answer
+    const { people, level, subject } = agreed.plan
+    call.approvals.forget('request', id)
     const created = entity(await call.sdp.post(list, { approval_level: { level } }), 'approval_level')
     const approvals = child(list, text(created.id) ?? '', 'approvals')
     const added: string[] = []
@@ -69,16 +71,23 @@ export const requestApproval = defineTool({
     return {
       data: {
         done: true,
-        number: number(ticket),
+        number: agreed.plan.number,
         level,
         level_id: text(created.id),
         approvers: added,
-        mail: await notify(call, approvals, ids, `Approval needed: ${text(ticket.subject) ?? ''}`, message),
+        mail: await notify(call, approvals, ids, `Approval needed: ${subject}`, message),
         url: call.site.link('requests', id),
       },
     }
   },
 })
+
+async function nextLevel(call: ToolCall, list: SdpPath): Promise<number> {
+  const levels = (await call.sdp.list(list, { row_count: 10, start_index: 1 })).rows
+  const level = 1 + Math.max(0, ...levels.map(row => Number(text(row.level)) || 0))
+  if (level <= highestLevel) return level
+  throw new ToolError('The ticket has five levels of approval already.', 'Ask an approver of the last level.')
+}
 
 /** @returns what may be said about the mail */
 async function notify(
