@@ -185,7 +185,7 @@ test('whatever modules and buckets are reported, metrics stay few and well-forme
   }))
   answers.set(alice.userId, report([], { upstream }))
   await usage.collectAll([alice])
-  const lines = (await metrics.registry.metrics()).split('\n').filter(line => /^sdp_mcp_upstream_request/.test(line))
+  const lines = (await metrics.text()).split('\n').filter(line => /^sdp_mcp_upstream_request/.test(line))
   expect(lines).toContain('sdp_mcp_upstream_requests_total{module="other",outcome="ok"} 400')
   expect(lines.length).toBeLessThan(20)
   expect(lines.filter(line => line.includes('+Inf'))).toHaveLength(1)
