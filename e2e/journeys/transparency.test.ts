@@ -1,8 +1,7 @@
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { Agent, createServer, request as httpRequest, type IncomingMessage } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import {
@@ -14,6 +13,7 @@ import { freePort } from '@sdp-mcp/migrations/testing'
 import { afterAll, beforeAll, expect, inject, test } from 'vitest'
 import { runConformance } from '../support/conformance.ts'
 import { buildFixtureImage } from '../support/fixture-image.ts'
+import { startKeyAdder } from '../support/key-adder.ts'
 import { connect } from '../support/mcp-client.ts'
 import { patternAt } from '../support/pattern.ts'
 import { eventually, type Stack, startStack } from '../support/stack.ts'
@@ -55,8 +55,8 @@ afterAll(async () => {
 /** Statuses of all checks, by scenario; one that is made several times stands there as often. */
 async function checksOf(way: Way): Promise<Record<string, string[]>> {
   // the tool cannot send a key
-  await using relay = await addKey(way)
-  const results = await runConformance(`${relay.url}/mcp`)
+  await using relay = await startKeyAdder(`${way.url}/mcp`, way.key, { port: way.port })
+  const results = await runConformance(relay.url)
   return Object.fromEntries(
     [...results].map(([scenario, checks]) => [scenario, checks.map(({ id, status }) => `${id}: ${status}`)]),
   )
@@ -211,33 +211,3 @@ test('a client that aborts is noticed by the container within 100 ms', async () 
   expect(median).toBeLessThan(100)
   expect(median).toBeGreaterThan(-1)
 })
-
-/** A relay that adds a key to each request, as a client with a key would send it. */
-async function addKey({ url, key, port: ownPort }: Way): Promise<{ url: string } & AsyncDisposable> {
-  const { port, pathname } = new URL(url)
-  const agent = new Agent({ keepAlive: true })
-  const relay = createServer((request, response) => {
-    const headers = { ...request.headers, authorization: `Bearer ${key}` }
-    // the tool looks at what becomes of a foreign Host or Origin; the server knows those with its own port
-    for (const name of ['host', 'origin'] as const) headers[name] &&= headers[name].replace(/:\d+$/, `:${ownPort}`)
-    const path = `${pathname.replace(/\/$/, '')}${request.url}`
-    const onward = httpRequest({ agent, host: '127.0.0.1', port, method: request.method, path, headers }, answer => {
-      response.writeHead(answer.statusCode!, answer.headers)
-      response.flushHeaders()
-      answer.pipe(response)
-      answer.on('error', () => response.destroy())
-    })
-    onward.on('error', () => response.destroy())
-    response.on('close', () => onward.destroy())
-    request.pipe(onward)
-  })
-  await new Promise<void>(done => relay.listen(0, '127.0.0.1', done))
-  return {
-    url: `http://127.0.0.1:${(relay.address() as AddressInfo).port}`,
-    async [Symbol.asyncDispose]() {
-      relay.closeAllConnections()
-      relay.close()
-      agent.destroy()
-    },
-  }
-}
