@@ -35,7 +35,10 @@ async function open() {
   today = '2026-01-07'
   await database.db.query('delete from users')
   const answers = new Map<string, UsageReport>()
-  const metrics = createMetrics({ activity: { all: () => new Map() }, version: 'test' })
+  const clock = { ms: 1_000_000 }
+  const metrics = createMetrics({ activity: { all: () => new Map() }, version: 'test', clockMs: () => clock.ms })
+  metrics.fleet.led(true)
+  clock.ms += 60_000
   const usage = createUsage({
     db: database.db,
     control: {
@@ -59,11 +62,13 @@ async function open() {
   const report = (tools: UsageReport['tools'], part: Partial<UsageReport> = {}): UsageReport => ({
     epoch: randomUUID(),
     tools,
+    // started since we lead
+    uptimeSeconds: 5,
     upstream: [],
     tokens: null,
     ...part,
   })
-  return { usage, answers, metrics, addUser, report }
+  return { usage, answers, metrics, clock, addUser, report }
 }
 const everything = { from: '2026-01-01', to: '2026-12-31', limit: 100 }
 
@@ -265,6 +270,56 @@ test('metrics grow by what is new, have no user in them, and need nobody to answ
     expect(text.split('\n')).toContain(line)
   expect(text).toMatch(/^nodejs_eventloop_lag_p99_seconds /m)
   expect(text).not.toContain('alice')
+})
+
+test('what was counted before this control plane led is not counted again, and a follower counts nothing', async () => {
+  const { usage, answers, metrics, clock, addUser, report } = await open()
+  const [alice, bob] = [await addUser('alice'), await addUser('bob')]
+  const all = [alice, bob]
+  const upstream = (calls: number): UsageReport['upstream'] => [
+    { module: 'requests', outcome: 'ok', calls, totalMs: 10 * calls, buckets: bucketsOf(...Array(calls).fill(5)) },
+  ]
+  const tokens = (mints: number) => ({ mints, failures: 1, mintsLeft: 7, accountsServer: 'fine' }) as const
+  const counted = async () => {
+    const text = await metrics.registry.metrics()
+    const value = (name: string) => Number(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\d+)$`, 'm').exec(text)?.[1] ?? 0)
+    return [
+      value('sdp_mcp_upstream_requests_total'),
+      value('sdp_mcp_upstream_request_seconds_count'),
+      value('sdp_mcp_token_mints_total'),
+    ]
+  }
+  // one ran for an hour before; one of an older version says nothing of its age
+  const old = { uptimeSeconds: 3_600 }
+  const first = report([], { ...old, upstream: upstream(500), tokens: tokens(50) })
+  const { uptimeSeconds: _, ...ageless } = report([], { upstream: upstream(500), tokens: tokens(50) })
+  answers.set(alice.userId, first)
+  answers.set(bob.userId, ageless)
+  await usage.collectAll(all)
+  expect(await counted()).toEqual([0, 0, 0])
+  // from then on everything
+  answers.set(alice.userId, { ...first, upstream: upstream(503), tokens: tokens(51) })
+  answers.set(bob.userId, { ...ageless, upstream: upstream(502), tokens: tokens(51) })
+  await usage.collectAll(all)
+  expect(await counted()).toEqual([5, 5, 2])
+  // another run of the same instance, since we lead: all of it
+  const next = report([], { upstream: upstream(4), tokens: tokens(1) })
+  answers.set(bob.userId, next)
+  await usage.collectAll(all)
+  expect(await counted()).toEqual([9, 9, 3])
+  // another one leads, and counts; this one still stops instances
+  metrics.fleet.led(false)
+  answers.set(alice.userId, { ...first, upstream: upstream(600), tokens: tokens(60) })
+  await usage.collect(alice)
+  answers.set(bob.userId, { ...next, uptimeSeconds: 665 })
+  clock.ms += 600_000
+  metrics.fleet.led(true)
+  clock.ms += 60_000
+  await usage.collectAll(all)
+  expect(await counted()).toEqual([9, 9, 3])
+  answers.set(alice.userId, { ...first, upstream: upstream(601), tokens: tokens(60) })
+  await usage.collectAll(all)
+  expect(await counted()).toEqual([10, 10, 3])
 })
 
 test.for([

@@ -116,7 +116,7 @@ export function createUsage({
 
   async function collect(target: ControlTarget): Promise<void> {
     const report = await control.usage(target)
-    metrics.reported(report)
+    metrics.reported(target, report)
     await store(target, report)
   }
 

@@ -97,6 +97,8 @@ export type FleetObserver = {
   /** an instance answers; `wake`: it slept before */
   ready(kind: 'start' | 'wake', tookMs: number): void
   failed(code: string): void
+  /** this control plane leads from now on, or does so no longer */
+  led(leading: boolean): void
   /** a sweep of the leader, or of a follower, which knows the states only */
   swept(tookMs: number, states: Record<InstanceState, number>, sessions: number): void
 }
@@ -707,6 +709,7 @@ export function createFleet(options: FleetOptions): Fleet {
       })
       leadership = await db.lead('sdp-mcp fleet leader', leading => {
         log.info({ leading }, 'fleet.leadership.changed')
+        observe?.led(leading)
         if (leading && sweepTimer) sweepOnce().catch(report)
       })
       runtime.watch(userId => {
