@@ -957,6 +957,41 @@ describe('while a user is moved to another instance', () => {
     expect(questions).toHaveLength(3)
   })
 
+  test('an old instance that does not answer once takes no session from its place', async () => {
+    const alice = await add('alice')
+    const next = await startUpstream()
+    upstreams.push(next)
+    const deaf = new Set([1, 2])
+    sessionsAt = ({ generation }) => {
+      if (deaf.has(generation)) throw new AppError('instance-unreachable', 'It did not answer in time. Try again.')
+      return { sessions: [session(generation === 1 ? 'born-old' : 'born-new')] }
+    }
+    routes.set(alice.userId, {
+      address: next.address,
+      generation: 2,
+      draining: { address: alice.instance.address, generation: 1 },
+    })
+    alice.instance.answer = ({ response }) => void response.end('old')
+    next.answer = ({ response }) => void response.end('new')
+    const send = (id: string) =>
+      ask({ method: 'POST', path: '/mcp', key: alice.key, body: '{}', headers: { 'mcp-session-id': id } })
+    // nobody says where it is: the client is told to come again
+    const refused = await send('born-old')
+    expect([refused.status, refused.headers['retry-after'], JSON.parse(refused.text).code]).toEqual([
+      503,
+      '2',
+      'instance-unreachable',
+    ])
+    // the new one says what it has; all else is the old one's
+    deaf.delete(2)
+    expect((await send('born-old')).text).toBe('old')
+    expect((await send('born-new')).text).toBe('new')
+    // and nothing wrong was remembered
+    deaf.delete(1)
+    expect((await send('born-old')).text).toBe('old')
+    expect((await send('born-new')).text).toBe('new')
+  })
+
   test('each side is told by a statement of its own', async () => {
     const alice = await add('alice')
     const next = await startUpstream()

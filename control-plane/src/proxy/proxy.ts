@@ -13,7 +13,7 @@ import { asAppError, writeProblem } from '../problem.ts'
 import { discardRest, readBody } from './body.ts'
 import type { Limiter } from './limits.ts'
 import { type Exchange, type Outcome, pump, type Target } from './pump.ts'
-import type { DrainingRoute, Route, Routes } from './routes.ts'
+import type { DrainingRoute, Route, Routes, SessionsSeen } from './routes.ts'
 
 /** Carries MCP traffic of users to their instances. */
 export interface McpProxy {
@@ -240,23 +240,37 @@ export function createProxy({
     if (session === undefined || draining.elsewhere.has(session)) return route
     if (draining.sessions.has(session)) return draining
     // A session may have begun there just before the move, when nobody had been asked: so it is asked once for each.
-    draining.asking ??= sessionsOf(draining, route.userId, username).finally(() => {
+    draining.asking ??= askSides(route, draining, username).finally(() => {
       draining.asking = null
     })
-    for (const id of await draining.asking) draining.sessions.add(id)
+    const seen = await draining.asking
+    for (const id of seen.draining ?? []) draining.sessions.add(id)
     if (draining.sessions.has(session)) return draining
-    if (draining.elsewhere.size < mostRemembered) draining.elsewhere.add(session)
-    return route
+    // only what an answer says is remembered: one that did not come in time says nothing
+    if (seen.draining || seen.current?.includes(session)) {
+      if (draining.elsewhere.size < mostRemembered) draining.elsewhere.add(session)
+      return route
+    }
+    if (seen.current) return draining
+    throw new AppError(
+      'instance-unreachable',
+      'Your instance is being moved and does not say just now where your session is. Repeat the request in a few seconds.',
+      { retryAfterSeconds: 2 },
+    )
   }
 
-  async function sessionsOf({ address, generation }: DrainingRoute, userId: string, username: string) {
-    try {
-      const { sessions } = await control.sessions({ userId, username, address, generation })
-      return sessions.map(({ id }) => id)
-    } catch (error) {
-      log.warn({ error, username }, 'proxy.draining.unanswered')
-      return []
+  async function askSides(route: Route, draining: DrainingRoute, username: string): Promise<SessionsSeen> {
+    const sessionsOf = async ({ address, generation }: Route | DrainingRoute) => {
+      try {
+        const { sessions } = await control.sessions({ userId: route.userId, username, address, generation })
+        return sessions.map(({ id }) => id)
+      } catch (error) {
+        log.warn({ error, username, generation }, 'proxy.sessions.unanswered')
+        return null
+      }
     }
+    const there = await sessionsOf(draining)
+    return { draining: there, current: there ? null : await sessionsOf(route) }
   }
 
   async function wake(userId: string, response: ServerResponse) {
