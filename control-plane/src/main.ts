@@ -128,7 +128,18 @@ const fleet = createFleet({
 })
 const connections = createConnections({ db, users, vault, fleet, control, log })
 metrics.leads(fleet.leading)
-const rollouts = createRollouts({ db, fleet, runtime, activity, image: config.instance.image, log, now, reach })
+const rollouts = createRollouts({
+  db,
+  fleet,
+  runtime,
+  activity,
+  collect: async userIds =>
+    usage.collectFrom((await controlTargets({ db, routes })).filter(({ userId }) => userIds.includes(userId))),
+  image: config.instance.image,
+  log,
+  now,
+  reach,
+})
 const consent = createConsent({ db, users, connections, config })
 const directory = await openDirectory({
   db,

@@ -39,6 +39,9 @@ const tickMs = 1_000
 /** how often it is looked who woke, when no rollout is under way */
 const wokenLookMs = 30_000
 const wakeMs = 60_000
+/** how often those who are watched are asked what they counted */
+const collectMs = 2_000
+const usualMs = 60_000
 /** not the image's fault: the rollout waits for an admin */
 const notTheImage = new Set(['capacity-exhausted', 'engine-unreachable', 'port-range-exhausted', 'disk-full'])
 const tryAgain = new Set(['instance-starting', 'database-unavailable'])
@@ -69,6 +72,7 @@ export function createRollouts({
   fleet,
   runtime,
   activity,
+  collect,
   image: basis,
   log,
   now,
@@ -78,6 +82,8 @@ export function createRollouts({
   fleet: Pick<Fleet, 'moveTo' | 'leading' | 'ensureReady' | 'reconcile'>
   runtime: Pick<Runtime, 'hasImage'>
   activity: Pick<Activity, 'flush'>
+  /** brings what these users' instances have counted into table tool_usage */
+  collect(userIds: string[]): Promise<void>
   /** SDP_INSTANCE_IMAGE */
   image: string
   log: Logger
@@ -89,6 +95,8 @@ export function createRollouts({
   let ticking: Promise<void> | undefined
   let closed = false
   let lookedAt = 0
+  let collectedAt = 0
+  let usual = { rolloutId: '', at: 0, calls: 0, errors: 0 }
 
   async function viewOf(row: Row): Promise<RolloutView> {
     const members = await db.query<{
@@ -166,6 +174,7 @@ export function createRollouts({
     if (row || now() - lookedAt >= wokenLookMs) await noteWoken()
     if (!row) return
     await activity.flush()
+    await collectWatched(row)
     const members = await db.query<{
       user_id: string
       state: MemberState
@@ -175,15 +184,21 @@ export function createRollouts({
       broken: boolean
       requests: number
       failures: number
+      tool_calls: number
+      tool_errors: number
     }>(
       `select m.user_id, m.state, m.moved_at, u.wanted = 'running' and not u.suspended as can_prove, m.failing_before, coalesce(i.state = 'failed' and i.image = $2, false) as broken,
               greatest(0, coalesce(a.requests, 0) - m.requests_before)::float8 as requests,
-              greatest(0, coalesce(a.failures, 0) - m.failures_before)::float8 as failures
+              greatest(0, coalesce(a.failures, 0) - m.failures_before)::float8 as failures,
+              greatest(0, coalesce(t.calls, 0) - m.calls_before)::float8 as tool_calls,
+              greatest(0, coalesce(t.errors, 0) - m.errors_before)::float8 as tool_errors
          from rollout_members m join users u on u.id = m.user_id and u.wanted <> 'removed'
          left join instances i on i.user_id = m.user_id
          left join instance_activity a on a.user_id = m.user_id
+         left join (select user_id, sum(calls) as calls, sum(errors) as errors from tool_usage
+                     where image = $2 and day >= $3::date group by user_id) t on t.user_id = m.user_id
         where m.rollout_id = $1 order by m.position`,
-      [row.id, row.image],
+      [row.id, row.image, row.created_at.toISOString()],
     )
     const step = planRollout(
       {
@@ -193,12 +208,15 @@ export function createRollouts({
         maxUnavailable: row.max_unavailable,
         observeSeconds: row.observe_seconds,
         maxErrorRate: row.max_error_rate,
+        usual: await usualOf(row),
         members: members.map(
-          ({ user_id, moved_at, can_prove, failing_before, ...member }): Member => ({
+          ({ user_id, moved_at, can_prove, failing_before, tool_calls, tool_errors, ...member }): Member => ({
             userId: user_id,
             movedAt: moved_at,
             canProve: can_prove,
             failingBefore: failing_before,
+            toolCalls: tool_calls,
+            toolErrors: tool_errors,
             ...member,
           }),
         ),
@@ -219,6 +237,30 @@ export function createRollouts({
         return finish(row, step.state)
       case 'wait':
     }
+  }
+
+  /** Instances tell what they counted once a minute: too late for a batch that is watched for half of one. */
+  async function collectWatched(row: Row): Promise<void> {
+    if (now() - collectedAt < collectMs) return
+    const watched = await db.query<{ user_id: string }>(
+      "select user_id from rollout_members where rollout_id = $1 and state = 'moved' and moved_at > $2",
+      [row.id, new Date(now() - row.observe_seconds * 1000 - 10 * collectMs)],
+    )
+    if (watched.length === 0) return
+    await collect(watched.map(({ user_id }) => user_id))
+    collectedAt = now()
+  }
+
+  async function usualOf(row: Row): Promise<{ calls: number; errors: number }> {
+    if (usual.rolloutId === row.id && now() - usual.at < usualMs) return usual
+    const [sums] = await db.query<{ calls: number; errors: number }>(
+      `select coalesce(sum(t.calls), 0)::float8 as calls, coalesce(sum(t.errors), 0)::float8 as errors
+         from tool_usage t join rollout_members m on m.user_id = t.user_id and m.rollout_id = $1
+        where t.day >= $3::date - 7 and t.image is distinct from $2`,
+      [row.id, row.image, row.created_at.toISOString()],
+    )
+    usual = { rolloutId: row.id, at: now(), calls: 0, errors: 0, ...sums }
+    return usual
   }
 
   async function once(userId: string, act: () => Promise<void>): Promise<void> {
@@ -265,9 +307,12 @@ export function createRollouts({
       await tx.query(
         `update rollout_members m set state = 'moving', reason = null,
                 requests_before = coalesce((select requests from instance_activity a where a.user_id = m.user_id), 0),
-                failures_before = coalesce((select failures from instance_activity a where a.user_id = m.user_id), 0)
+                failures_before = coalesce((select failures from instance_activity a where a.user_id = m.user_id), 0),
+                (calls_before, errors_before) = (
+                  select coalesce(sum(calls), 0), coalesce(sum(errors), 0) from tool_usage t
+                   where t.user_id = m.user_id and t.image = $3 and t.day >= $4::date)
           where rollout_id = $1 and user_id = $2`,
-        [row.id, userId],
+        [row.id, userId, row.image, row.created_at.toISOString()],
       )
       await tx.query(
         `insert into image_pins (user_id, image, basis) values ($1, $2, $3)

@@ -54,7 +54,10 @@ export function createUsage({
   /** @returns a day of UTC, such as 2026-01-31 */
   const dayFromToday = (days: number) => new Date(now() + days * dayMs).toISOString().slice(0, 10)
 
-  async function store({ userId, username }: ControlTarget, { epoch, tools: all }: UsageReport): Promise<void> {
+  async function store(
+    { userId, username, generation }: ControlTarget,
+    { epoch, tools: all }: UsageReport,
+  ): Promise<void> {
     const [oldest, newest] = [dayFromToday(-reportedDays), dayFromToday(1)]
     const tools = all.filter(({ day }) => day >= oldest && day <= newest)
     if (tools.length === 0 || epoch === merged) return
@@ -76,14 +79,17 @@ export function createUsage({
            left join (select distinct day, tool from there) named on named.day = n.day and named.tool = n.tool),
        fits as (select *, known or (row_place <= $4 and (named or tool_place <= $5)) as fits from placed),
        written as (
-         insert into tool_usage as t (user_id, epoch, day, tool, calls, errors, total_ms, max_ms, buckets)
-         select u.id, $2, f.day, f.tool, f.calls, f.errors, f."totalMs", f."maxMs", f.buckets
+         insert into tool_usage as t (user_id, epoch, day, tool, calls, errors, total_ms, max_ms, buckets, image)
+         select u.id, $2, f.day, f.tool, f.calls, f.errors, f."totalMs", f."maxMs", f.buckets,
+                coalesce((select image from instances where user_id = $1 and generation = $6),
+                         (select image from instance_moves where user_id = $1 and generation = $6))
            from users u, fits f where u.id = $1 and f.fits
          on conflict (user_id, epoch, day, tool) do update set calls = excluded.calls, errors = excluded.errors,
-           total_ms = excluded.total_ms, max_ms = excluded.max_ms, buckets = excluded.buckets
+           total_ms = excluded.total_ms, max_ms = excluded.max_ms, buckets = excluded.buckets,
+           image = coalesce(t.image, excluded.image)
          where t.calls < excluded.calls)
        select count(*)::integer as rows from fits where not fits`,
-      [userId, epoch, JSON.stringify(tools), mostRows, mostTools],
+      [userId, epoch, JSON.stringify(tools), mostRows, mostTools, generation],
     )
     if (refused && refused.rows > 0)
       log.warn(
@@ -120,18 +126,25 @@ export function createUsage({
     await store(target, report)
   }
 
+  async function collectFrom(targets: ControlTarget[]): Promise<void> {
+    const waiting = targets.values()
+    const lane = async () => {
+      for (const target of waiting)
+        await collect(target).catch(error => log.debug({ error, username: target.username }, 'usage.collect.failed'))
+    }
+    await Promise.all(Array.from({ length: concurrentQuestions }, lane))
+  }
+
   return {
     /** Asks one instance, e.g. before it is stopped, and keeps what it says. */
     collect,
 
+    /** Asks some instances between the rounds of {@link collectAll}. */
+    collectFrom,
+
     /** Asks every instance; one that does not answer is asked again the next time. */
     async collectAll(targets: ControlTarget[]): Promise<void> {
-      const waiting = targets.values()
-      const lane = async () => {
-        for (const target of waiting)
-          await collect(target).catch(error => log.debug({ error, username: target.username }, 'usage.collect.failed'))
-      }
-      await Promise.all(Array.from({ length: concurrentQuestions }, lane))
+      await collectFrom(targets)
       metrics.settle()
       await db.query('delete from tool_usage where day < $1::date', [dayFromToday(-keptDays)])
       await addUp()

@@ -1015,6 +1015,24 @@ describe('while a user is moved to another instance', () => {
   })
 })
 
+test('what fails for want of a working instance counts, and a limit the instance keeps does not', async () => {
+  const alice = await add('alice')
+  const meter = activity.meter(alice.userId)
+  const call = () => ask({ method: 'POST', path: '/mcp', key: alice.key, body: '{}' })
+  alice.instance.answer = ({ response }) => void response.writeHead(503, { 'retry-after': '60' }).end('all in use')
+  expect((await call()).status).toBe(503)
+  expect(meter).toMatchObject({ requests: 1, failures: 0 })
+  // it cannot be reached, however often that is tried
+  await alice.instance[Symbol.asyncDispose]()
+  expect((await call()).status).toBe(503)
+  expect(meter).toMatchObject({ requests: 2, failures: 1 })
+  // it cannot be started
+  routes.set(alice.userId, null)
+  instances.delete(alice.userId)
+  expect((await call()).status).toBe(503)
+  expect(meter).toMatchObject({ requests: 3, failures: 2 })
+})
+
 test('activity counts calls, streams and bytes apart, and takes a keep-alive for none', async () => {
   const alice = await add('alice')
   let clock = 1_000_000_000_000
