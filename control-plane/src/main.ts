@@ -272,6 +272,8 @@ function end(why: string): Promise<void> {
   ending ??= (async () => {
     log.info({ why }, 'control-plane.ending')
     const deadline = setTimeout(() => process.exit(exitCodes.internal), endDeadlineMs)
+    // moves are given up while calls still have their grace
+    const rolloutsClosed = rollouts.close()
     const apps = [publicApp, adminApp]
     const closed = Promise.allSettled(apps.map(app => app.close()))
     // what answers its last request now would be kept open for the next one
@@ -281,7 +283,7 @@ function end(why: string): Promise<void> {
     await closed
     clearInterval(idle)
     clearInterval(collecting)
-    await rollouts.close()
+    await rolloutsClosed
     await fleet.close()
     await activity.close()
     await control.close()

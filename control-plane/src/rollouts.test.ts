@@ -224,6 +224,27 @@ test('an image whose tools fail, while every exchange is fine, goes back by itse
   await reaches(again, 'done')
 }, 60_000)
 
+test('a control plane that ends gives up its moves at once, and its successor goes on', async () => {
+  // the canary goes through, then everybody else hangs
+  const id = await begin({ batchSize: 100, observeSeconds: 1 })
+  await eventually('the canary is moved', async () => (await get(id)).progress.moved === 1)
+  admin.engine.trouble.push('mute', 'mute', 'mute')
+  await eventually('the others are being moved', async () => (await get(id)).progress.moving === 3)
+  await eventually('they hang', () => admin.engine.trouble.length === 0)
+  const began = performance.now()
+  await admin.rollouts.close()
+  // it was the whole time that instances get for a start: 60 s
+  expect(performance.now() - began).toBeLessThan(8_000)
+  expect(await get(id)).toMatchObject({ state: 'running', progress: { moving: 3, failed: 0, moved: 1 } })
+  expect(await admin.db.query("select from instance_moves where phase = 'preparing'")).toEqual([])
+  expect(imagesRunning().filter(image => image === 'img:2')).toHaveLength(1)
+  const successor = admin.anotherRollouts()
+  successor.start()
+  await reaches(id, 'done')
+  await successor.close()
+  expect(imagesRunning()).not.toContain('img:1')
+}, 40_000)
+
 test('nobody to prove the image: refused', async () => {
   for (const username of ['ann', 'bob', 'cem', 'dan'])
     await admin.call('PATCH', `/v1/users/${username}`, { suspended: true })

@@ -93,7 +93,8 @@ export function createRollouts({
   const inFlight = new Set<string>()
   let timer: NodeJS.Timeout | undefined
   let ticking: Promise<void> | undefined
-  let closed = false
+  const ending = new AbortController()
+  const { signal } = ending
   let lookedAt = 0
   let collectedAt = 0
   let usual = { rolloutId: '', at: 0, calls: 0, errors: 0 }
@@ -167,7 +168,7 @@ export function createRollouts({
   }
 
   async function work(): Promise<void> {
-    if (closed || !fleet.leading()) return
+    if (signal.aborted || !fleet.leading()) return
     const [row] = await db.query<Row>(
       `select ${columns} from rollouts where state in ('running', 'paused', 'rolling-back')`,
     )
@@ -322,7 +323,7 @@ export function createRollouts({
     })
     reach('rollout.noted')
     try {
-      const attempt = () => fleet.moveTo(userId, row.image, { drainSeconds: row.drain_seconds })
+      const attempt = () => fleet.moveTo(userId, row.image, { drainSeconds: row.drain_seconds, signal })
       let how = await attempt()
       if (how === 'failing')
         await db.query('update rollout_members set failing_before = true where rollout_id = $1 and user_id = $2', [
@@ -331,13 +332,14 @@ export function createRollouts({
         ])
       if (how !== 'moved' && wake) {
         if (how === 'failing') await fleet.reconcile(userId, { asked: 'admin' })
-        await fleet.ensureReady(userId, { timeoutMs: wakeMs })
+        await fleet.ensureReady(userId, { timeoutMs: wakeMs, signal })
         how = await attempt()
       }
       if (how === 'moved') await note(db, row, userId, 'moved')
       else await note(db, row, userId, 'asleep', how === 'asleep' ? sleeps : fails)
     } catch (error) {
-      if (closed) return
+      // whoever leads next goes on with it
+      if (signal.aborted) return
       const { code, message } = error instanceof AppError ? error : { code: 'internal', message: String(error) }
       log.warn({ userId, error }, 'rollout.member.not-moved')
       const waits = tryAgain.has(code) || notTheImage.has(code)
@@ -361,12 +363,12 @@ export function createRollouts({
     let reason: string | null = null
     try {
       if (before) {
-        const how = await fleet.moveTo(userId, before.previous_image, { drainSeconds: row.drain_seconds })
+        const how = await fleet.moveTo(userId, before.previous_image, { drainSeconds: row.drain_seconds, signal })
         // what fails with the new image need not wait for its next try
         if (how === 'failing') await fleet.reconcile(userId, { asked: 'admin' })
       }
     } catch (error) {
-      if (closed) return
+      if (signal.aborted) return
       if (error instanceof AppError && tryAgain.has(error.code)) return
       // what is wanted is noted: the next start, or the next look when nobody uses it, brings it
       reason = error instanceof Error ? error.message : String(error)
@@ -514,8 +516,9 @@ export function createRollouts({
     abort: (id: string, actor: string) =>
       turn(id, ['running', 'paused'], 'rolling-back', actor, ['aborted', 'Aborted by an admin.']),
 
+    /** Gives up the moves that are not done, each as after a failure; whoever leads next goes on with them. */
     async close() {
-      closed = true
+      ending.abort()
       clearInterval(timer)
       await ticking
     },

@@ -109,17 +109,19 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
   const metrics = createMetrics({ activity, version: '1.2.3' })
   const usage = createUsage({ db, control: instanceControl, metrics, log })
   const connections = createConnections({ db, users, vault, fleet, control: instanceControl, log })
-  const rollouts = createRollouts({
-    db,
-    fleet,
-    runtime,
-    activity,
-    collect: async userIds =>
-      usage.collectFrom((await controlTargets({ db, routes })).filter(({ userId }) => userIds.includes(userId))),
-    image: config.instance.image,
-    log,
-    now,
-  })
+  const anotherRollouts = () =>
+    createRollouts({
+      db,
+      fleet,
+      runtime,
+      activity,
+      collect: async userIds =>
+        usage.collectFrom((await controlTargets({ db, routes })).filter(({ userId }) => userIds.includes(userId))),
+      image: config.instance.image,
+      log,
+      now,
+    })
+  const rollouts = anotherRollouts()
   const directory = await openDirectory({
     db,
     log,
@@ -200,6 +202,8 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     fleet,
     engine,
     rollouts,
+    /** as another control plane of this database would go on with them */
+    anotherRollouts,
     routes,
     proxy,
     directory,
