@@ -163,7 +163,18 @@ const fleet = createFleet({
 })
 const connections = createConnections({ db, users, vault, fleet, control, log })
 metrics.leads(fleet.leading)
-const rollouts = createRollouts({ db, fleet, runtime, activity, image: config.instance.image, log, now, reach })
+const rollouts = createRollouts({
+  db,
+  fleet,
+  runtime,
+  activity,
+  collect: async userIds =>
+    usage.collectFrom((await controlTargets({ db, routes })).filter(({ userId }) => userIds.includes(userId))),
+  image: config.instance.image,
+  log,
+  now,
+  reach,
+})
 const consent = createConsent({ db, users, connections, config })
 const directory = await openDirectory({
   db,
@@ -338,6 +349,8 @@ function end(why: string): Promise<void> {
   ending ??= (async () => {
     log.info({ why }, 'control-plane.ending')
     const deadline = setTimeout(() => process.exit(exitCodes.internal), endDeadlineMs)
+    // moves are given up while calls still have their grace
+    const rolloutsClosed = rollouts.close()
     const apps = [publicApp, adminApp]
     const closed = Promise.allSettled(apps.map(app => app.close()))
     // what answers its last request now would be kept open for the next one
@@ -348,7 +361,7 @@ function end(why: string): Promise<void> {
     clearInterval(idle)
     clearInterval(collecting)
     clearInterval(sharing)
-    await rollouts.close()
+    await rolloutsClosed
     await fleet.close()
     await activity.close()
     await control.close()

@@ -47,11 +47,14 @@ export function createMetrics({
   activity,
   version,
   others = async () => [],
+  clockMs = performance.now.bind(performance),
 }: {
   activity: Pick<Activity, 'all'>
   version: string
   /** asks the other workers for their {@link Metrics.snapshot} */
   others?: () => Promise<MetricsSnapshot[]>
+  /** one that never jumps */
+  clockMs?: () => number
 }) {
   const registry = new Registry()
   const registers = [registry]
@@ -199,7 +202,9 @@ export function createMetrics({
   const upstream = createUpstreamLatency()
   registry.registerMetric(upstream.metric)
 
-  /** the last report of each epoch, to tell what is new in the next, and how many rounds ago that was */
+  /** since when this control plane leads: what instances did before that, another one has counted */
+  let ledSinceMs: number | undefined
+  /** the last report of each instance, to tell what is new in the next, and how many rounds ago that was */
   const before = new Map<string, { report: UsageReport; age: number }>()
 
   async function snapshot(): Promise<MetricsSnapshot> {
@@ -221,6 +226,10 @@ export function createMetrics({
     fleet: {
       ready: (kind, tookMs) => starts.observe({ kind }, tookMs / 1000),
       failed: code => failures.inc({ code }),
+      led(leading) {
+        ledSinceMs = leading ? clockMs() : undefined
+        before.clear()
+      },
       swept(tookMs, states, open) {
         sweeps.observe(tookMs / 1000)
         for (const [state, count] of Object.entries(states)) instances.set({ state }, count)
@@ -246,10 +255,18 @@ export function createMetrics({
     httpDone: (method: string, route: string, status: number, durationMs: number) =>
       http.observe({ method, route, status: `${Math.floor(status / 100)}xx` }, durationMs / 1000),
 
-    /** Takes what an instance counted since its last report. */
-    reported(report: UsageReport): void {
-      const known = before.get(report.epoch)?.report
-      before.set(report.epoch, { report, age: 0 })
+    /**
+     * Takes what an instance counted since its last report, if this control plane leads. The first report of one that ran
+     * before that is where counting begins.
+     */
+    reported({ userId, generation }: { userId: string; generation: number }, report: UsageReport): void {
+      if (ledSinceMs === undefined) return
+      const key = `${userId} ${generation}`
+      const last = before.get(key)?.report
+      const known = last?.epoch === report.epoch ? last : undefined
+      before.set(key, { report: { ...report, tools: [] }, age: 0 })
+      const { uptimeSeconds = Number.POSITIVE_INFINITY } = report
+      if (!known && uptimeSeconds * 1000 >= clockMs() - ledSinceMs) return
       for (const entry of report.upstream) {
         const old = known?.upstream.find(one => one.module === entry.module && one.outcome === entry.outcome)
         const more = entry.calls - (old?.calls ?? 0)
@@ -270,7 +287,7 @@ export function createMetrics({
 
     /** A round of reports is over: those that were not heard of for some rounds have ended. */
     settle(): void {
-      for (const [epoch, entry] of before) if (++entry.age > forgottenAfterRounds) before.delete(epoch)
+      for (const [key, entry] of before) if (++entry.age > forgottenAfterRounds) before.delete(key)
       const tokens = [...before.values()].flatMap(({ report, age }) =>
         report.tokens && age <= 1 ? [report.tokens] : [],
       )

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, expect, inject, test } from 'vitest'
 import { eventually } from './fleet/testing/support.ts'
 import { type Admin, openAdmin } from './testing/admin.ts'
@@ -199,6 +200,49 @@ test('one who fails already is no reason to go back, and takes the new image wit
   expect(done.progress).toMatchObject({ moved: 3, asleep: 1, failed: 0 })
   await eventually('bob works', async () => (await instanceOf('bob')).state === 'ready', 20_000)
   expect((await instanceOf('bob')).image).toBe('img:2')
+}, 40_000)
+
+test('an image whose tools fail, while every exchange is fine, goes back by itself', async () => {
+  const day = new Date().toISOString().slice(0, 10)
+  const epochs = new Map<string, string>()
+  let calls = 30
+  admin.counted.usage = image => {
+    if (!epochs.has(image)) epochs.set(image, randomUUID())
+    const errors = image === 'img:2' ? calls : 2
+    const row = { day, tool: 'search_requests', calls, errors, totalMs: 1, maxMs: 1, buckets: [] }
+    return { epoch: epochs.get(image)!, tools: [row], upstream: [], tokens: null }
+  }
+  const id = await begin({ observeSeconds: 600 })
+  const over = await reaches(id, 'rolled-back')
+  expect(over).toMatchObject({ reasonCode: 'error-rate', reason: expect.stringContaining('30 of 30 tool calls') })
+  expect(imagesRunning()).not.toContain('img:2')
+  expect((await instanceOf('bob')).image).toBe('img:1')
+  // another attempt with the same image is measured by what it does itself
+  epochs.clear()
+  calls = 4
+  const again = await begin({ observeSeconds: 2, batchSize: 10 })
+  await reaches(again, 'done')
+}, 60_000)
+
+test('a control plane that ends gives up its moves at once, and its successor goes on', async () => {
+  // the canary goes through, then everybody else hangs
+  const id = await begin({ batchSize: 100, observeSeconds: 1 })
+  await eventually('the canary is moved', async () => (await get(id)).progress.moved === 1)
+  admin.engine.trouble.push('mute', 'mute', 'mute')
+  await eventually('the others are being moved', async () => (await get(id)).progress.moving === 3)
+  await eventually('they hang', () => admin.engine.trouble.length === 0)
+  const began = performance.now()
+  await admin.rollouts.close()
+  // it was the whole time that instances get for a start: 60 s
+  expect(performance.now() - began).toBeLessThan(8_000)
+  expect(await get(id)).toMatchObject({ state: 'running', progress: { moving: 3, failed: 0, moved: 1 } })
+  expect(await admin.db.query("select from instance_moves where phase = 'preparing'")).toEqual([])
+  expect(imagesRunning().filter(image => image === 'img:2')).toHaveLength(1)
+  const successor = admin.anotherRollouts()
+  successor.start()
+  await reaches(id, 'done')
+  await successor.close()
+  expect(imagesRunning()).not.toContain('img:1')
 }, 40_000)
 
 test('nobody to prove the image: refused', async () => {

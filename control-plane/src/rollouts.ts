@@ -39,6 +39,9 @@ const tickMs = 1_000
 /** how often it is looked who woke, when no rollout is under way */
 const wokenLookMs = 30_000
 const wakeMs = 60_000
+/** how often those who are watched are asked what they counted */
+const collectMs = 2_000
+const usualMs = 60_000
 /** not the image's fault: the rollout waits for an admin */
 const notTheImage = new Set(['capacity-exhausted', 'engine-unreachable', 'port-range-exhausted', 'disk-full'])
 const tryAgain = new Set(['instance-starting', 'database-unavailable'])
@@ -69,6 +72,7 @@ export function createRollouts({
   fleet,
   runtime,
   activity,
+  collect,
   image: basis,
   log,
   now,
@@ -78,6 +82,8 @@ export function createRollouts({
   fleet: Pick<Fleet, 'moveTo' | 'leading' | 'ensureReady' | 'reconcile'>
   runtime: Pick<Runtime, 'hasImage'>
   activity: Pick<Activity, 'flush'>
+  /** brings what these users' instances have counted into table tool_usage */
+  collect(userIds: string[]): Promise<void>
   /** SDP_INSTANCE_IMAGE */
   image: string
   log: Logger
@@ -87,8 +93,11 @@ export function createRollouts({
   const inFlight = new Set<string>()
   let timer: NodeJS.Timeout | undefined
   let ticking: Promise<void> | undefined
-  let closed = false
+  const ending = new AbortController()
+  const { signal } = ending
   let lookedAt = 0
+  let collectedAt = 0
+  let usual = { rolloutId: '', at: 0, calls: 0, errors: 0 }
 
   async function viewOf(row: Row): Promise<RolloutView> {
     const members = await db.query<{
@@ -159,13 +168,14 @@ export function createRollouts({
   }
 
   async function work(): Promise<void> {
-    if (closed || !fleet.leading()) return
+    if (signal.aborted || !fleet.leading()) return
     const [row] = await db.query<Row>(
       `select ${columns} from rollouts where state in ('running', 'paused', 'rolling-back')`,
     )
     if (row || now() - lookedAt >= wokenLookMs) await noteWoken()
     if (!row) return
     await activity.flush()
+    await collectWatched(row)
     const members = await db.query<{
       user_id: string
       state: MemberState
@@ -175,15 +185,21 @@ export function createRollouts({
       broken: boolean
       requests: number
       failures: number
+      tool_calls: number
+      tool_errors: number
     }>(
       `select m.user_id, m.state, m.moved_at, u.wanted = 'running' and not u.suspended as can_prove, m.failing_before, coalesce(i.state = 'failed' and i.image = $2, false) as broken,
               greatest(0, coalesce(a.requests, 0) - m.requests_before)::float8 as requests,
-              greatest(0, coalesce(a.failures, 0) - m.failures_before)::float8 as failures
+              greatest(0, coalesce(a.failures, 0) - m.failures_before)::float8 as failures,
+              greatest(0, coalesce(t.calls, 0) - m.calls_before)::float8 as tool_calls,
+              greatest(0, coalesce(t.errors, 0) - m.errors_before)::float8 as tool_errors
          from rollout_members m join users u on u.id = m.user_id and u.wanted <> 'removed'
          left join instances i on i.user_id = m.user_id
          left join instance_activity a on a.user_id = m.user_id
+         left join (select user_id, sum(calls) as calls, sum(errors) as errors from tool_usage
+                     where image = $2 and day >= $3::date group by user_id) t on t.user_id = m.user_id
         where m.rollout_id = $1 order by m.position`,
-      [row.id, row.image],
+      [row.id, row.image, row.created_at.toISOString()],
     )
     const step = planRollout(
       {
@@ -193,12 +209,15 @@ export function createRollouts({
         maxUnavailable: row.max_unavailable,
         observeSeconds: row.observe_seconds,
         maxErrorRate: row.max_error_rate,
+        usual: await usualOf(row),
         members: members.map(
-          ({ user_id, moved_at, can_prove, failing_before, ...member }): Member => ({
+          ({ user_id, moved_at, can_prove, failing_before, tool_calls, tool_errors, ...member }): Member => ({
             userId: user_id,
             movedAt: moved_at,
             canProve: can_prove,
             failingBefore: failing_before,
+            toolCalls: tool_calls,
+            toolErrors: tool_errors,
             ...member,
           }),
         ),
@@ -219,6 +238,30 @@ export function createRollouts({
         return finish(row, step.state)
       case 'wait':
     }
+  }
+
+  /** Instances tell what they counted once a minute: too late for a batch that is watched for half of one. */
+  async function collectWatched(row: Row): Promise<void> {
+    if (now() - collectedAt < collectMs) return
+    const watched = await db.query<{ user_id: string }>(
+      "select user_id from rollout_members where rollout_id = $1 and state = 'moved' and moved_at > $2",
+      [row.id, new Date(now() - row.observe_seconds * 1000 - 10 * collectMs)],
+    )
+    if (watched.length === 0) return
+    await collect(watched.map(({ user_id }) => user_id))
+    collectedAt = now()
+  }
+
+  async function usualOf(row: Row): Promise<{ calls: number; errors: number }> {
+    if (usual.rolloutId === row.id && now() - usual.at < usualMs) return usual
+    const [sums] = await db.query<{ calls: number; errors: number }>(
+      `select coalesce(sum(t.calls), 0)::float8 as calls, coalesce(sum(t.errors), 0)::float8 as errors
+         from tool_usage t join rollout_members m on m.user_id = t.user_id and m.rollout_id = $1
+        where t.day >= $3::date - 7 and t.image is distinct from $2`,
+      [row.id, row.image, row.created_at.toISOString()],
+    )
+    usual = { rolloutId: row.id, at: now(), calls: 0, errors: 0, ...sums }
+    return usual
   }
 
   async function once(userId: string, act: () => Promise<void>): Promise<void> {
@@ -265,9 +308,12 @@ export function createRollouts({
       await tx.query(
         `update rollout_members m set state = 'moving', reason = null,
                 requests_before = coalesce((select requests from instance_activity a where a.user_id = m.user_id), 0),
-                failures_before = coalesce((select failures from instance_activity a where a.user_id = m.user_id), 0)
+                failures_before = coalesce((select failures from instance_activity a where a.user_id = m.user_id), 0),
+                (calls_before, errors_before) = (
+                  select coalesce(sum(calls), 0), coalesce(sum(errors), 0) from tool_usage t
+                   where t.user_id = m.user_id and t.image = $3 and t.day >= $4::date)
           where rollout_id = $1 and user_id = $2`,
-        [row.id, userId],
+        [row.id, userId, row.image, row.created_at.toISOString()],
       )
       await tx.query(
         `insert into image_pins (user_id, image, basis) values ($1, $2, $3)
@@ -277,7 +323,7 @@ export function createRollouts({
     })
     reach('rollout.noted')
     try {
-      const attempt = () => fleet.moveTo(userId, row.image, { drainSeconds: row.drain_seconds })
+      const attempt = () => fleet.moveTo(userId, row.image, { drainSeconds: row.drain_seconds, signal })
       let how = await attempt()
       if (how === 'failing')
         await db.query('update rollout_members set failing_before = true where rollout_id = $1 and user_id = $2', [
@@ -286,13 +332,14 @@ export function createRollouts({
         ])
       if (how !== 'moved' && wake) {
         if (how === 'failing') await fleet.reconcile(userId, { asked: 'admin' })
-        await fleet.ensureReady(userId, { timeoutMs: wakeMs })
+        await fleet.ensureReady(userId, { timeoutMs: wakeMs, signal })
         how = await attempt()
       }
       if (how === 'moved') await note(db, row, userId, 'moved')
       else await note(db, row, userId, 'asleep', how === 'asleep' ? sleeps : fails)
     } catch (error) {
-      if (closed) return
+      // whoever leads next goes on with it
+      if (signal.aborted) return
       const { code, message } = error instanceof AppError ? error : { code: 'internal', message: String(error) }
       log.warn({ userId, error }, 'rollout.member.not-moved')
       const waits = tryAgain.has(code) || notTheImage.has(code)
@@ -316,12 +363,12 @@ export function createRollouts({
     let reason: string | null = null
     try {
       if (before) {
-        const how = await fleet.moveTo(userId, before.previous_image, { drainSeconds: row.drain_seconds })
+        const how = await fleet.moveTo(userId, before.previous_image, { drainSeconds: row.drain_seconds, signal })
         // what fails with the new image need not wait for its next try
         if (how === 'failing') await fleet.reconcile(userId, { asked: 'admin' })
       }
     } catch (error) {
-      if (closed) return
+      if (signal.aborted) return
       if (error instanceof AppError && tryAgain.has(error.code)) return
       // what is wanted is noted: the next start, or the next look when nobody uses it, brings it
       reason = error instanceof Error ? error.message : String(error)
@@ -469,8 +516,9 @@ export function createRollouts({
     abort: (id: string, actor: string) =>
       turn(id, ['running', 'paused'], 'rolling-back', actor, ['aborted', 'Aborted by an admin.']),
 
+    /** Gives up the moves that are not done, each as after a failure; whoever leads next goes on with them. */
     async close() {
-      closed = true
+      ending.abort()
       clearInterval(timer)
       await ticking
     },

@@ -11,6 +11,8 @@ const installation = 'e2e-rollout'
 const image = process.env.SDP_INSTANCE_IMAGE ?? 'sdp-mcp/instance:dev'
 const next = 'sdp-mcp/instance:e2e-rollout-next'
 const broken = 'sdp-mcp/instance:e2e-rollout-broken'
+/** serves MCP well, but asks the site at a wrong address, so that every tool fails */
+const astray = 'sdp-mcp/instance:e2e-rollout-astray'
 const names = ['alice', 'bob', 'carol'] as const
 let stack: Stack
 let users: Awaited<ReturnType<Stack['addUser']>>[]
@@ -38,12 +40,23 @@ beforeAll(async () => {
   )
   await docker('commit', stdout.trim(), broken)
   await docker('rm', stdout.trim())
+  const name = `${installation}-patch`
+  await docker(
+    ...['run', '--name', name, '--user', '0:0', '--network', 'none', '--entrypoint', 'node', image, '-e'],
+    `const fs = require('node:fs')
+     const text = fs.readFileSync('/app/main.mjs', 'utf8')
+     if (!text.includes('/api/v3')) throw new Error('there is no /api/v3 in the program any more')
+     fs.writeFileSync('/app/main.mjs', text.replaceAll('/api/v3', '/api/v2'))`,
+  )
+  const changes = ['USER 10001:10001', 'ENTRYPOINT ["node", "/app/main.mjs"]', 'CMD []']
+  await docker('commit', ...changes.flatMap(change => ['--change', change]), name, astray)
+  await docker('rm', name)
   stack = await startStack({ installation, environment: { SDP_IDLE_STOP_AFTER: 'never' } })
   users = await Promise.all(names.map(name => stack.addUser(name)))
 })
 afterAll(async () => {
   await stack?.[Symbol.asyncDispose]()
-  await docker('rmi', next, broken).catch(() => {})
+  await docker('rmi', next, broken, astray).catch(() => {})
 })
 
 const containers = () =>
@@ -131,6 +144,26 @@ test('an image that runs but does not serve MCP goes back by itself, and nobody 
   expect(over).toMatchObject({ reasonCode: 'members-failed', progress: { moved: 0, waiting: 2, reverted: 1 } })
   await busy.stop()
   expect(busy.failures).toEqual([])
+  expect((await containers()).map(({ Id }) => Id).sort()).toEqual(before)
+}, 240_000)
+
+test('an image that serves MCP but whose tools all fail goes back by itself, as its users find out', async () => {
+  const before = (await containers()).map(({ Id }) => Id).sort()
+  const busy = work()
+  await eventually(() => busy.calls() > 40, { withinMs: 60_000 })
+  const id = await begin({ image: astray, drainSeconds: 600, observeSeconds: 100 })
+  const over = await reaches(id, 'rolled-back')
+  expect(over).toMatchObject({ reasonCode: 'error-rate', progress: { moved: 0, waiting: 2, reverted: 1 } })
+  expect(over.reason).toContain('tool calls with the new image failed')
+  // sessions that began before never noticed; afterwards new ones work, too
+  const noticed = busy.failures.length
+  expect(noticed).toBeGreaterThan(0)
+  for (const failure of busy.failures)
+    expect(String(failure)).toMatch(/search_requests answered|could not be connected|Session/)
+  const during = busy.calls()
+  await eventually(() => busy.calls() > during + 20, { withinMs: 60_000 })
+  await busy.stop()
+  await eventually(async () => (await containers()).length === before.length, { withinMs: 90_000 })
   expect((await containers()).map(({ Id }) => Id).sort()).toEqual(before)
 }, 240_000)
 

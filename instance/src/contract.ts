@@ -248,6 +248,8 @@ const mostUpstreamRows = 500
  */
 export const usageReport = z.object({
   epoch: z.uuid(),
+  /** since the process started to count; absent from an older instance */
+  uptimeSeconds: z.number().min(0).optional(),
   tools: z
     .array(
       z.object({

@@ -149,6 +149,7 @@ describe('an instance started by the control plane', () => {
     expect(await report.json()).toMatchObject({ state: 'connected', reasonCode: null })
     const usage = await fetch(`${url}/control/usage`, { headers: control.headers })
     expect(usageReport.parse(await usage.json())).toMatchObject({
+      uptimeSeconds: expect.any(Number),
       tools: [],
       tokens: { mints: 1, failures: 0, mintsLeft: 9, accountsServer: 'fine' },
     })

@@ -231,7 +231,12 @@ async function listen(
           const { upstream, mints, failures } = meter.report()
           const { mintsInWindow, accountsServer } = await keeper.status()
           const mintsLeft = Math.max(0, mintLimit - mintsInWindow)
-          return { ...usage.report(), upstream, tokens: { mints, failures, mintsLeft, accountsServer } }
+          return {
+            ...usage.report(),
+            uptimeSeconds: Math.round(process.uptime()),
+            upstream,
+            tokens: { mints, failures, mintsLeft, accountsServer },
+          }
         },
         exchange: async () =>
           checkPortal(

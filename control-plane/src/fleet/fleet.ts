@@ -71,11 +71,12 @@ export interface Fleet {
    * old one stay with it until they end, `drainSeconds` at most. What does not prove itself is removed, and nothing changes.
    * One that runs that image already is proved, too.
    *
+   * @param options.signal - gives up what is not moved yet, as a failure does
    * @returns `asleep`, `failing`: there is nothing to move, the next start takes the image that is wanted then
    * @throws AppError `instance-failed` with the reason, `capacity-exhausted`, `engine-unreachable`, ...
    * @throws AppError `instance-starting`: it is just being started or changed, so try again
    */
-  moveTo(userId: string, image: string, options: { drainSeconds: number }): Promise<MoveResult>
+  moveTo(userId: string, image: string, options: { drainSeconds: number; signal?: AbortSignal }): Promise<MoveResult>
   /**
    * Whether another user could be served.
    * @throws AppError `engine-unreachable`, `port-range-exhausted`, `capacity-exhausted`
@@ -97,6 +98,8 @@ export type FleetObserver = {
   /** an instance answers; `wake`: it slept before */
   ready(kind: 'start' | 'wake', tookMs: number): void
   failed(code: string): void
+  /** this control plane leads from now on, or does so no longer */
+  led(leading: boolean): void
   /** a sweep of the leader, or of a follower, which knows the states only */
   swept(tookMs: number, states: Record<InstanceState, number>, sessions: number): void
 }
@@ -724,6 +727,7 @@ export function createFleet(options: FleetOptions): Fleet {
       })
       leadership = await db.lead('sdp-mcp fleet leader', leading => {
         log.info({ leading }, 'fleet.leadership.changed')
+        observe?.led(leading)
         if (leading && sweepTimer) sweepOnce().catch(report)
       })
       runtime.watch(userId => {
@@ -756,8 +760,11 @@ export function createFleet(options: FleetOptions): Fleet {
 
     ensureReady,
     sleep: userId => sleeper.sleep(userId, null),
-    moveTo: (userId, image, { drainSeconds }) =>
-      moveGate.run(() => locked(userId, () => mover.moveTo(userId, image, drainSeconds))),
+    moveTo: (userId, image, { drainSeconds, signal }) =>
+      moveGate.run(() => {
+        signal?.throwIfAborted()
+        return locked(userId, () => mover.moveTo(userId, image, drainSeconds, signal))
+      }),
     leading: () => leadership?.leading() ?? false,
 
     async checkCapacity() {

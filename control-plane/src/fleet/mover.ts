@@ -58,7 +58,14 @@ export function createMover(parts: {
   const watched = new Set<string>()
 
   /** Under the user's lock. */
-  async function moveTo(userId: string, image: string, drainSeconds: number): Promise<MoveResult> {
+  async function moveTo(
+    userId: string,
+    image: string,
+    drainSeconds: number,
+    caller?: AbortSignal,
+  ): Promise<MoveResult> {
+    const stop = caller ? AbortSignal.any([signal, caller]) : signal
+    stop.throwIfAborted()
     let subject = await table.read(userId)
     if (
       subject?.move?.phase === 'draining' &&
@@ -77,7 +84,7 @@ export function createMover(parts: {
     if (subject.row.image === image && subject.row.generation === subject.wanted.generation) {
       const { address, generation } = subject.row
       if (!address) throw changedMeanwhile(username)
-      const proof = AbortSignal.any([signal, AbortSignal.timeout(proofMs)])
+      const proof = AbortSignal.any([stop, AbortSignal.timeout(proofMs)])
       await parts.prove(userId, { address, generation }, proof).catch(error => {
         throw notWorking(username, image, error)
       })
@@ -96,11 +103,11 @@ export function createMover(parts: {
     try {
       const started = await startBeside(userId, move)
       reach('move.running')
-      const address = await untilAnswers(userId, started)
+      const address = await untilAnswers(userId, started, stop)
       await parts.prove(
         userId,
         { address, generation: move.generation },
-        AbortSignal.any([signal, AbortSignal.timeout(proofMs)]),
+        AbortSignal.any([stop, AbortSignal.timeout(proofMs)]),
       )
       reach('move.checked')
       const drainUntil = new Date(now() + drainSeconds * 1000)
@@ -161,17 +168,21 @@ export function createMover(parts: {
     }
   }
 
-  async function untilAnswers(userId: string, { id, address, generation }: ObservedInstance): Promise<string> {
+  async function untilAnswers(
+    userId: string,
+    { id, address, generation }: ObservedInstance,
+    stop: AbortSignal,
+  ): Promise<string> {
     const audience = statementAudience(userId, generation)
     const deadline = now() + startDeadlineMs
     for (let pauseMs = 10; ; pauseMs = Math.min(200, pauseMs * 1.4)) {
-      if (address && (await health.ask(address, audience, signal))) return address
-      signal.throwIfAborted()
+      if (address && (await health.ask(address, audience, stop))) return address
+      stop.throwIfAborted()
       const found = (await runtime.list(userId)).find(one => one.id === id)
       if (!found?.running)
         throw new Error(found?.exit?.outOfMemory ? 'it ran out of memory' : `it ended (exit code ${found?.exit?.code})`)
       if (now() > deadline) throw new Error(`it did not answer within ${startDeadlineMs / 1000} s`)
-      await delay(pauseMs, undefined, { signal }).catch(() => {})
+      await delay(pauseMs, undefined, { signal: stop }).catch(() => {})
     }
   }
 

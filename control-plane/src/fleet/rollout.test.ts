@@ -28,6 +28,8 @@ const members = (letters: string, part: Partial<Member> = {}): Member[] =>
       failingBefore: false,
       requests: 0,
       failures: 0,
+      toolCalls: 0,
+      toolErrors: 0,
       ...part,
     }
   })
@@ -38,6 +40,7 @@ const rollout = (letters: string, part: Partial<Rollout> = {}): Rollout => ({
   maxUnavailable: 0,
   observeSeconds: 30,
   maxErrorRate: 0.05,
+  usual: { calls: 1_000, errors: 100 },
   members: members(letters),
   ...part,
 })
@@ -95,6 +98,36 @@ const cases: [name: string, rollout: Rollout, expected: unknown][] = [
   [
     'a few errors of very few requests do not',
     rollout('mw', { members: members('mw', { requests: 4, failures: 2 }) }),
+    move('1'),
+  ],
+  [
+    'tools that fail although every exchange is fine take everything back',
+    rollout('mw', { members: members('mw', { requests: 30, toolCalls: 20, toolErrors: 20 }) }),
+    rollBack('error-rate'),
+  ],
+  [
+    'tools that fail as often as ever do not',
+    rollout('mw', { members: members('mw', { toolCalls: 100, toolErrors: 15 }) }),
+    move('1'),
+  ],
+  [
+    'nor do a few more than ever, which may be chance',
+    rollout('mw', { members: members('mw', { toolCalls: 20, toolErrors: 6 }) }),
+    move('1'),
+  ],
+  [
+    'without anything to compare with, half of them may fail',
+    rollout('mw', { members: members('mw', { toolCalls: 40, toolErrors: 20 }), usual: { calls: 3, errors: 0 } }),
+    move('1'),
+  ],
+  [
+    'but not nearly all',
+    rollout('mw', { members: members('mw', { toolCalls: 40, toolErrors: 30 }), usual: { calls: 3, errors: 0 } }),
+    rollBack('error-rate'),
+  ],
+  [
+    'a few tool calls tell nothing',
+    rollout('mw', { members: members('mw', { toolCalls: 19, toolErrors: 19 }) }),
     move('1'),
   ],
   [

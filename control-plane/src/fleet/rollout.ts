@@ -17,6 +17,9 @@ export type Member = {
   /** exchanges since the move, and how many of them failed for no fault of the client */
   requests: number
   failures: number
+  /** calls of tools with the new image since the move, and how many of them failed for whatever reason */
+  toolCalls: number
+  toolErrors: number
 }
 
 export type Rollout = {
@@ -27,8 +30,10 @@ export type Rollout = {
   maxUnavailable: number
   /** how long a batch is watched before the next one */
   observeSeconds: number
-  /** share of failed exchanges of moved users above which everybody goes back */
+  /** share of failed exchanges of moved users, and of failed tool calls beyond the usual one, above which everybody goes back */
   maxErrorRate: number
+  /** calls of tools of these users in the week before, with another image */
+  usual: { calls: number; errors: number }
   /** in the order of moving; the first one is the canary */
   members: Member[]
 }
@@ -43,6 +48,8 @@ export type Step =
 
 /** a rate of less is chance */
 const fewestRequests = 20
+/** of tool calls, where the usual rate is not known */
+const unknownErrorRate = 0.5
 
 export function planRollout(rollout: Rollout, now: Date): Step {
   switch (rollout.state) {
@@ -56,7 +63,7 @@ export function planRollout(rollout: Rollout, now: Date): Step {
   }
 }
 
-function breach({ members, maxUnavailable, maxErrorRate }: Rollout): Step | undefined {
+function breach({ members, maxUnavailable, maxErrorRate, usual }: Rollout): Step | undefined {
   const down = members.filter(
     ({ state, broken, failingBefore }) => !failingBefore && (state === 'failed' || (state === 'moved' && broken)),
   ).length
@@ -74,6 +81,24 @@ function breach({ members, maxUnavailable, maxErrorRate }: Rollout): Step | unde
       do: 'roll-back',
       code: 'error-rate',
       reason: `${failures} of ${requests} exchanges with the new image failed, more than the share of ${maxErrorRate} that is allowed.`,
+    }
+  const calls = moved.reduce((sum, member) => sum + member.toolCalls, 0)
+  const errors = moved.reduce((sum, member) => sum + member.toolErrors, 0)
+  // people ask for what does not exist, too: the image is measured against the one before
+  const known = usual.calls >= fewestRequests
+  const allowed = known
+    ? Math.min(1, usual.errors / usual.calls + maxErrorRate)
+    : Math.max(unknownErrorRate, maxErrorRate)
+  const chance = 2 * Math.sqrt(calls * allowed * (1 - allowed))
+  if (calls >= fewestRequests && errors > calls * allowed + chance)
+    return {
+      do: 'roll-back',
+      code: 'error-rate',
+      reason: `${errors} of ${calls} tool calls with the new image failed; ${
+        known
+          ? `${usual.errors} of ${usual.calls} did in the week before`
+          : 'there are too few of before to compare with'
+      }.`,
     }
   return undefined
 }

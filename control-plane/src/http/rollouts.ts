@@ -49,7 +49,7 @@ export function rolloutRoutes(app: App, { rollouts }: RolloutRoutes): void {
       schema: {
         summary: 'Move everybody to another instance image',
         description:
-          'One user first, then batches. The first one proves the image, so it is started for that should everybody sleep; others who sleep (`asleep`) take the image with their next start, and the one before should that start fail. Whoever runs gets the new instance beside the old one; it must answer, initialize and list its tools before new sessions go there. Sessions of the old one stay with it until they end, `drainSeconds` at most. After each batch everybody who was moved is watched for `observeSeconds`; when more than `maxUnavailable` have no working instance, or the share of failed exchanges passes `maxErrorRate`, everybody goes back.',
+          'One user first, then batches. The first one proves the image, so it is started for that should everybody sleep; others who sleep (`asleep`) take the image with their next start, and the one before should that start fail. Whoever runs gets the new instance beside the old one; it must answer, initialize and list its tools before new sessions go there. Sessions of the old one stay with it until they end, `drainSeconds` at most. After each batch everybody who was moved is watched for `observeSeconds`; when more than `maxUnavailable` have no working instance, the share of failed exchanges passes `maxErrorRate`, or that of failed tool calls passes the one of the week before by as much and more than chance, everybody goes back.',
         tags: ['rollouts'],
         body: input,
         response: { 202: view },

@@ -957,6 +957,41 @@ describe('while a user is moved to another instance', () => {
     expect(questions).toHaveLength(3)
   })
 
+  test('an old instance that does not answer once takes no session from its place', async () => {
+    const alice = await add('alice')
+    const next = await startUpstream()
+    upstreams.push(next)
+    const deaf = new Set([1, 2])
+    sessionsAt = ({ generation }) => {
+      if (deaf.has(generation)) throw new AppError('instance-unreachable', 'It did not answer in time. Try again.')
+      return { sessions: [session(generation === 1 ? 'born-old' : 'born-new')] }
+    }
+    routes.set(alice.userId, {
+      address: next.address,
+      generation: 2,
+      draining: { address: alice.instance.address, generation: 1 },
+    })
+    alice.instance.answer = ({ response }) => void response.end('old')
+    next.answer = ({ response }) => void response.end('new')
+    const send = (id: string) =>
+      ask({ method: 'POST', path: '/mcp', key: alice.key, body: '{}', headers: { 'mcp-session-id': id } })
+    // nobody says where it is: the client is told to come again
+    const refused = await send('born-old')
+    expect([refused.status, refused.headers['retry-after'], JSON.parse(refused.text).code]).toEqual([
+      503,
+      '2',
+      'instance-unreachable',
+    ])
+    // the new one says what it has; all else is the old one's
+    deaf.delete(2)
+    expect((await send('born-old')).text).toBe('old')
+    expect((await send('born-new')).text).toBe('new')
+    // and nothing wrong was remembered
+    deaf.delete(1)
+    expect((await send('born-old')).text).toBe('old')
+    expect((await send('born-new')).text).toBe('new')
+  })
+
   test('each side is told by a statement of its own', async () => {
     const alice = await add('alice')
     const next = await startUpstream()
@@ -978,6 +1013,24 @@ describe('while a user is moved to another instance', () => {
         audience: statementAudience(alice.userId, generation),
       })
   })
+})
+
+test('what fails for want of a working instance counts, and a limit the instance keeps does not', async () => {
+  const alice = await add('alice')
+  const meter = activity.meter(alice.userId)
+  const call = () => ask({ method: 'POST', path: '/mcp', key: alice.key, body: '{}' })
+  alice.instance.answer = ({ response }) => void response.writeHead(503, { 'retry-after': '60' }).end('all in use')
+  expect((await call()).status).toBe(503)
+  expect(meter).toMatchObject({ requests: 1, failures: 0 })
+  // it cannot be reached, however often that is tried
+  await alice.instance[Symbol.asyncDispose]()
+  expect((await call()).status).toBe(503)
+  expect(meter).toMatchObject({ requests: 2, failures: 1 })
+  // it cannot be started
+  routes.set(alice.userId, null)
+  instances.delete(alice.userId)
+  expect((await call()).status).toBe(503)
+  expect(meter).toMatchObject({ requests: 3, failures: 2 })
 })
 
 test('activity counts calls, streams and bytes apart, and takes a keep-alive for none', async () => {

@@ -13,7 +13,7 @@ import { asAppError, writeProblem } from '../problem.ts'
 import { discardRest, readBody } from './body.ts'
 import type { Limiter } from './limits.ts'
 import { type Exchange, type Outcome, pump, type Target } from './pump.ts'
-import type { DrainingRoute, Route, Routes } from './routes.ts'
+import type { DrainingRoute, Route, Routes, SessionsSeen } from './routes.ts'
 
 /** Carries MCP traffic of users to their instances. */
 export interface McpProxy {
@@ -36,6 +36,9 @@ const bodyLimitBytes = 4 * 1024 * 1024
 const readyTimeoutMs = 45_000
 /** ids of sessions that a client may have made up */
 const mostRemembered = 1_000
+
+/** refusals that a working instance would not have caused */
+const instanceFailures = new Set(['instance-failed', 'instance-starting', 'instance-unreachable', 'image-missing'])
 
 const authenticate = 'Bearer realm="sdp-mcp"'
 
@@ -160,20 +163,25 @@ export function createProxy({
     for (let attempt = 1; !response.destroyed; attempt++) {
       // after a failure the fleet looks whether the instance is still the one that the table names
       const aimed = aim(identity, request, response, query, attempt > 1)
-      const { side, statement } = aimed instanceof Promise ? await aimed : aimed
+      const { side, statement } =
+        aimed instanceof Promise ? await aimed.catch(error => refused(userId, response, attempt, error)) : aimed
       if (response.destroyed) return
       // the key may have been revoked while we waited, when there was nothing to cut yet
       if (identify(credential).suspended) throw suspended()
+      const meter = activity.meter(userId)
+      if (attempt === 1) meter.requests++
       const outcome = await exchange(request, response, identity, {
         upstream: side.upstream,
         path: `/${endpoint}${query ?? ''}`,
         headers: `authorization: Bearer ${statement}\r\nx-forwarded-prefix: ${prefix ?? ''}\r\n`,
         body,
-        meter: activity.meter(userId),
+        meter,
         now,
       })
       const line = { username: identity.username, method, endpoint, outcome: outcome.kind }
       if (outcome.kind === 'done' || outcome.kind === 'aborted') {
+        // its own 503 is a limit that it keeps, such as that of sessions
+        if (outcome.kind === 'done' && outcome.status >= 500 && outcome.status !== 503) meter.failures++
         const durationMs = Math.round((performance.now() - startedAt) * 10) / 10
         log.debug({ ...line, status: response.statusCode, durationMs }, 'proxy.exchange.done')
         return
@@ -181,6 +189,7 @@ export function createProxy({
       log.warn({ ...line, error: outcome.error }, 'proxy.exchange.failed')
       const untouched = outcome.kind === 'unreachable' || outcome.kind === 'stranger'
       if (untouched && attempt < 3) continue
+      meter.failures++
       // the instance just died: look, so that the next request finds it right
       void fleet.reconcile(userId, { asked: 'client' }).catch(error => log.warn({ error }, 'proxy.reconcile.failed'))
       if (response.headersSent || response.destroyed) return
@@ -192,6 +201,16 @@ export function createProxy({
         { retryAfterSeconds: 2, cause: outcome.error },
       )
     }
+  }
+
+  /** There is no instance to carry it to. That counts as a failure of the instance where it is one. */
+  function refused(userId: string, response: ServerResponse, attempt: number, error: unknown): never {
+    if (!response.destroyed && error instanceof AppError && instanceFailures.has(error.code)) {
+      const meter = activity.meter(userId)
+      if (attempt === 1) meter.requests++
+      meter.failures++
+    }
+    throw error
   }
 
   /** Where the instance is, and a statement for it: at once when both are at hand. */
@@ -240,23 +259,37 @@ export function createProxy({
     if (session === undefined || draining.elsewhere.has(session)) return route
     if (draining.sessions.has(session)) return draining
     // A session may have begun there just before the move, when nobody had been asked: so it is asked once for each.
-    draining.asking ??= sessionsOf(draining, route.userId, username).finally(() => {
+    draining.asking ??= askSides(route, draining, username).finally(() => {
       draining.asking = null
     })
-    for (const id of await draining.asking) draining.sessions.add(id)
+    const seen = await draining.asking
+    for (const id of seen.draining ?? []) draining.sessions.add(id)
     if (draining.sessions.has(session)) return draining
-    if (draining.elsewhere.size < mostRemembered) draining.elsewhere.add(session)
-    return route
+    // only what an answer says is remembered: one that did not come in time says nothing
+    if (seen.draining || seen.current?.includes(session)) {
+      if (draining.elsewhere.size < mostRemembered) draining.elsewhere.add(session)
+      return route
+    }
+    if (seen.current) return draining
+    throw new AppError(
+      'instance-unreachable',
+      'Your instance is being moved and does not say just now where your session is. Repeat the request in a few seconds.',
+      { retryAfterSeconds: 2 },
+    )
   }
 
-  async function sessionsOf({ address, generation }: DrainingRoute, userId: string, username: string) {
-    try {
-      const { sessions } = await control.sessions({ userId, username, address, generation })
-      return sessions.map(({ id }) => id)
-    } catch (error) {
-      log.warn({ error, username }, 'proxy.draining.unanswered')
-      return []
+  async function askSides(route: Route, draining: DrainingRoute, username: string): Promise<SessionsSeen> {
+    const sessionsOf = async ({ address, generation }: Route | DrainingRoute) => {
+      try {
+        const { sessions } = await control.sessions({ userId: route.userId, username, address, generation })
+        return sessions.map(({ id }) => id)
+      } catch (error) {
+        log.warn({ error, username, generation }, 'proxy.sessions.unanswered')
+        return null
+      }
     }
+    const there = await sessionsOf(draining)
+    return { draining: there, current: there ? null : await sessionsOf(route) }
   }
 
   async function wake(userId: string, response: ServerResponse) {
@@ -294,7 +327,6 @@ export function createProxy({
       ofUser.push(open)
       const beganAt = performance.now()
       meter.activeAt = now()
-      meter.requests++
       if (body) meter.bytesIn += body.length
       if (isStream) meter.streams++
       else meter.calls++
@@ -312,7 +344,6 @@ export function createProxy({
           meter.calls--
           metrics.callDone(request.method === 'DELETE' ? 'end' : 'call', outcome, performance.now() - beganAt)
         }
-        if (outcome.kind === 'broken' || (outcome.kind === 'done' && outcome.status >= 500)) meter.failures++
         resolve(outcome)
       })
     })

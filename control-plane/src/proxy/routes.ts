@@ -15,9 +15,12 @@ export type DrainingRoute = Target & {
   /** sessions that are known to be there, and those that are known not to be */
   sessions: Set<string>
   elsewhere: Set<string>
-  /** what it is being asked just now */
-  asking: Promise<readonly string[]> | null
+  /** what is being asked just now */
+  asking: Promise<SessionsSeen> | null
 }
+
+/** Sessions of an instance that drains, or, should it not answer, of the one in its place; null: no answer. */
+export type SessionsSeen = { draining: readonly string[] | null; current: readonly string[] | null }
 
 /**
  * The route table: user -> instance. Fed by the fleet alone, which asks the runtime; no address ever comes from a request.

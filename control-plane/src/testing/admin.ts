@@ -1,5 +1,5 @@
 import type { ServerResponse } from 'node:http'
-import type { ConnectionReport } from '@sdp-mcp/instance/contract'
+import type { ConnectionReport, UsageReport } from '@sdp-mcp/instance/contract'
 import type { DatabaseConnection } from '@sdp-mcp/migrations/testing'
 import { createActivity } from '../activity.ts'
 import { buildAdminApp, buildPublicApp } from '../app.ts'
@@ -10,7 +10,7 @@ import { createFleet } from '../fleet/fleet.ts'
 import type { Runtime } from '../fleet/runtime.ts'
 import { createMemoryEngine, createMemoryRuntime, type MemoryEngine } from '../fleet/testing/memory-runtime.ts'
 import { createStatementSigner } from '../identity.ts'
-import { createInstanceControl } from '../instance-control.ts'
+import { controlTargets, createInstanceControl } from '../instance-control.ts'
 import { fixedKeyring } from '../keyring.ts'
 import { createMasterKey } from '../master-key.ts'
 import { createMetrics } from '../metrics.ts'
@@ -59,10 +59,17 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     calls: [],
     answer: call => reply(call, { state: 'needs-authorization', scopes: [], reasonCode: null, reason: null }),
   }
-  const runtime = withConnections(createMemoryRuntime(engine), engine, call => {
-    control.calls.push(call)
-    void control.answer(call)
-  })
+  /** what instances of an image report as used; nothing without it */
+  const counted: { usage: ((image: string) => UsageReport) | undefined } = { usage: undefined }
+  const runtime = withConnections(
+    createMemoryRuntime(engine),
+    engine,
+    call => {
+      control.calls.push(call)
+      void control.answer(call)
+    },
+    image => counted.usage?.(image),
+  )
   const activity = createActivity({ db, now, log })
   const fleet = createFleet({
     db,
@@ -102,7 +109,19 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
   const metrics = createMetrics({ activity, version: '1.2.3' })
   const usage = createUsage({ db, control: instanceControl, metrics, log })
   const connections = createConnections({ db, users, vault, fleet, control: instanceControl, log })
-  const rollouts = createRollouts({ db, fleet, runtime, activity, image: config.instance.image, log, now })
+  const anotherRollouts = () =>
+    createRollouts({
+      db,
+      fleet,
+      runtime,
+      activity,
+      collect: async userIds =>
+        usage.collectFrom((await controlTargets({ db, routes })).filter(({ userId }) => userIds.includes(userId))),
+      image: config.instance.image,
+      log,
+      now,
+    })
+  const rollouts = anotherRollouts()
   const directory = await openDirectory({
     db,
     log,
@@ -184,10 +203,13 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
     fleet,
     engine,
     rollouts,
+    /** as another control plane of this database would go on with them */
+    anotherRollouts,
     routes,
     proxy,
     directory,
     control,
+    counted,
     logged,
     consent,
     async [Symbol.asyncDispose]() {
@@ -212,8 +234,13 @@ export function reply({ response }: ControlCall, report: ConnectionReport): void
   response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(report))
 }
 
-/** Instances of the memory engine that also answer `/control/connection/*`. */
-function withConnections(runtime: Runtime, engine: MemoryEngine, called: (call: ControlCall) => void): Runtime {
+/** Instances of the memory engine that also answer `/control/connection/*` and `/control/usage`. */
+function withConnections(
+  runtime: Runtime,
+  engine: MemoryEngine,
+  called: (call: ControlCall) => void,
+  usageOf: (image: string) => UsageReport | undefined,
+): Runtime {
   return {
     ...runtime,
     async start(spec) {
@@ -226,6 +253,8 @@ function withConnections(runtime: Runtime, engine: MemoryEngine, called: (call: 
           const verb = /^\/control\/connection\/(exchange|revoke)$/.exec(request.url ?? '')?.[1]
           if (verb && request.method === 'POST')
             called({ verb: verb as ControlCall['verb'], userId: spec.boot.user.id, response })
+          else if (request.url === '/control/usage' && usageOf(spec.image))
+            response.end(JSON.stringify(usageOf(spec.image)))
           else answer(request, response)
         })
       }

@@ -146,7 +146,16 @@ export async function startControlPlane(
   const errorPages = { read: async () => undefined }
   const wait = patience ? { patience } : {}
   const connections = createConnections({ db, users, vault, fleet, control, log })
-  const rollouts = createRollouts({ db, fleet, runtime, activity, image: config.instance.image, log, now })
+  const rollouts = createRollouts({
+    db,
+    fleet,
+    runtime,
+    activity,
+    collect: async () => {},
+    image: config.instance.image,
+    log,
+    now,
+  })
   const usage = createUsage({ db, control, metrics, log })
   const consent = createConsent({ db, users, connections, config })
   const { publicUrl } = config
