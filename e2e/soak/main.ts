@@ -7,12 +7,13 @@ import { plot } from './plot.ts'
 import { type SoakReport, soak } from './soak.ts'
 
 /**
- * `npm run soak [minutes]`, default 30: 500 streams and everything that happens to them, on real parts; needs what
+ * `npm run soak [minutes] [streams]`, default 30 and 500: streams and everything that happens to them, on real parts; needs what
  * `docker/images.sh` builds. Ends with code 1 when something unexpected went wrong, or something grew without end.
  */
 
-const minutes = Number(process.argv[2] ?? 30)
+const [minutes, streams] = [Number(process.argv[2] ?? 30), Number(process.argv[3] ?? 500)]
 if (!(minutes > 0)) stop(`"${process.argv[2]}" is no number of minutes.`)
+if (!(Number.isInteger(streams) && streams > 0)) stop(`"${process.argv[3]}" is no number of streams.`)
 /** Below this a slope is printed, and means nothing. */
 const meaningfulMinutes = 10
 
@@ -29,8 +30,9 @@ let report: SoakReport
 try {
   report = await soak(stack, {
     durationMs: minutes * 60_000,
-    streams: 500,
-    users: 10,
+    streams,
+    // an instance takes 100 sessions; half of them are left for who comes back
+    users: Math.max(3, Math.ceil(streams / 50)),
     sampleMs: 5_000,
     disturbMs: 30_000,
     installation,
@@ -46,7 +48,7 @@ const isLong = minutes >= meaningfulMinutes
 const growing = isLong ? report.series.filter(({ trend }) => trend.exceeds) : []
 const { calls, reconnects, rotations, restarts, wakes, expected, unexpected, descriptors } = report
 const lines = [
-  `${minutes} minutes, 500 streams of 10 users: ${calls} calls, ${reconnects} reconnects, ${rotations} key rotations, ${restarts} restarts, ${wakes} wakes.`,
+  `${minutes} minutes, ${streams} streams: ${calls} calls, ${reconnects} reconnects, ${rotations} key rotations, ${restarts} restarts, ${wakes} wakes.`,
   `Unexpected errors: ${unexpected.length}. Expected ones, of users who were just disturbed: ${JSON.stringify(expected)}.`,
   `Descriptors of the control plane: ${descriptors.before} before, ${descriptors.after} after everybody had left.`,
   '',
@@ -62,7 +64,7 @@ const folder = join(import.meta.dirname, '..', 'bench', 'results')
 await mkdir(folder, { recursive: true })
 await writeFile(join(folder, 'soak.md'), `${lines.join('\n')}\n`)
 await writeFile(join(folder, 'soak.json'), `${JSON.stringify({ minutes, ...report }, null, 2)}\n`)
-await writeFile(join(folder, 'soak.svg'), plot(`npm run soak ${minutes}`, report.series))
+await writeFile(join(folder, 'soak.svg'), plot(`npm run soak ${minutes} ${streams}`, report.series))
 process.exit(unexpected.length > 0 || growing.length > 0 ? 1 : 0)
 
 function stop(reason: string): never {

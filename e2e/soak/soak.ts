@@ -1,5 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
+import type { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js'
 import Docker from 'dockerode'
 import { callTool, connect } from '../support/mcp-client.ts'
 import { eventually, type Stack } from '../support/stack.ts'
@@ -44,7 +45,17 @@ const graceMs = 45_000
 /** Idle connections to instances and the database, which go after half a minute. */
 export const descriptorsLeft = 40
 
-type Person = { username: string; key: string; sse: string; mcp: string; disturbedUntil: number; why: string }
+type Person = {
+  username: string
+  key: string
+  sse: string
+  mcp: string
+  /** disturbances that are not over */
+  disturbances: number
+  disturbedUntil: number
+  /** the latest one */
+  why: string
+}
 
 /**
  * Real parts under everything that happens in a week, all at once: streams that stay, calls, clients that leave and come
@@ -77,7 +88,7 @@ export async function soak(stack: Stack, options: SoakOptions): Promise<SoakRepo
 
   function note(person: Person, error: unknown): void {
     const what = error instanceof SoakError ? error.what : 'failed'
-    if (performance.now() < person.disturbedUntil) {
+    if (person.disturbances > 0 || performance.now() < person.disturbedUntil) {
       const kind = `${person.why}: ${what}`
       report.expected[kind] = (report.expected[kind] ?? 0) + 1
     } else {
@@ -89,9 +100,10 @@ export async function soak(stack: Stack, options: SoakOptions): Promise<SoakRepo
   }
   function disturb(person: Person, why: string): void {
     person.why = why
-    person.disturbedUntil = Number.POSITIVE_INFINITY
+    person.disturbances++
   }
   const settle = (person: Person) => {
+    person.disturbances--
     person.disturbedUntil = performance.now() + graceMs
   }
 
@@ -136,10 +148,10 @@ export async function soak(stack: Stack, options: SoakOptions): Promise<SoakRepo
       disturb(person, 'new key')
       const path = `/v1/users/${person.username}/api-keys`
       const { body: listed } = await stack.admin('GET', path)
-      const { body: made } = await stack.admin('POST', path, { name: `soak ${report.rotations}` })
-      person.key = made.key
-      for (const { id, revokedAt } of listed.apiKeys ?? [])
-        if (id !== made.id && !revokedAt) await stack.admin('DELETE', `${path}/${id}`)
+      const { body: made, status } = await stack.admin('POST', path, { name: `soak ${report.rotations}` })
+      if (status !== 201) throw new Error(`no new key for ${person.username}: ${JSON.stringify(made)}`)
+      person.key = made.apiKey.key
+      for (const { id } of listed.apiKeys) await stack.admin('DELETE', `${path}/${id}`)
       report.rotations++
       settle(person)
       await pause(options.disturbMs)
@@ -167,6 +179,8 @@ export async function soak(stack: Stack, options: SoakOptions): Promise<SoakRepo
         await using client = await connect('mcp', sleeper.mcp, sleeper.key)
         await callTool(client, 'search_requests', { view: 'all', limit: 1 })
         report.calls++
+        // a session that is ended in words keeps nobody awake
+        await (client.transport as StreamableHTTPClientTransport).terminateSession()
       } catch (error) {
         if (!isOver()) note(sleeper, error)
       }
@@ -230,7 +244,7 @@ async function addPerson(stack: Stack, username: string): Promise<Person> {
     { prefer: 'wait=60' },
   )
   if (status !== 201) throw new Error(`${username} could not be added: ${status} ${JSON.stringify(body)}`)
-  return { username, key: body.apiKey.key, ...body.endpoints, disturbedUntil: 0, why: '' }
+  return { username, key: body.apiKey.key, ...body.endpoints, disturbances: 0, disturbedUntil: 0, why: '' }
 }
 
 type Gauge = { name: string; unit: string; bound: number; points: Point[]; read(): Promise<number> }

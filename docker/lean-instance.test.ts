@@ -1,0 +1,50 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { build } from 'esbuild'
+import { afterAll, expect, test } from 'vitest'
+import { catalogue } from '../instance/src/tools/catalogue.ts'
+import type { Tool } from '../instance/src/tools/define.ts'
+import { builtinsWhenUsed, lazyCatalogue, lazySource } from './lean-instance.ts'
+
+const root = join(import.meta.dirname, '..')
+const file = join(root, 'instance/src/tools/catalogue.ts')
+/** inside of the package, so that its dependencies are found */
+const folder = await mkdtemp(join(root, 'instance/node_modules/.lean-'))
+afterAll(() => rm(folder, { recursive: true, force: true }))
+
+test('the bundled catalogue shows every tool as the source does, and runs its code when it is called', async () => {
+  const outfile = join(folder, 'catalogue.mjs')
+  await build({
+    entryPoints: [file],
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    packages: 'external',
+    plugins: [lazyCatalogue, builtinsWhenUsed],
+    logLevel: 'error',
+  })
+  const bundled = (await import(pathToFileURL(outfile).href)) as { catalogue: readonly Tool[] }
+  const facts = (tools: readonly Tool[]) =>
+    tools.map(({ name, toolset, alsoNeeds, effect, scopes, requiredLists, published }) =>
+      JSON.parse(JSON.stringify({ name, toolset, alsoNeeds, effect, scopes, requiredLists, published })),
+    )
+  expect(bundled.catalogue.length).toBeGreaterThan(70)
+  expect(facts(bundled.catalogue)).toEqual(facts(catalogue))
+  // each one is the tool of its name: an argument that none has is refused in its own words
+  for (const [index, tool] of bundled.catalogue.entries()) {
+    const asked = { no_tool_has_this: true }
+    const told = async (one: Tool) => String(await one.run(asked, {} as never).catch((error: Error) => error.message))
+    expect(await told(tool), tool.name).toBe(await told(catalogue[index]!))
+    expect(await told(tool)).toContain(tool.name)
+  }
+})
+
+test('a catalogue that is written in another way stops the build instead of leaving tools out', async () => {
+  const source = await readFile(file, 'utf8')
+  expect(lazySource(catalogue, source)).toContain('get_my_context')
+  expect(() => lazySource(catalogue.slice(1), source)).toThrow(/adapt docker\/lean-instance\.ts/)
+  expect(() => lazySource(catalogue, source.replace(/^import \{ addNote \}.*$/m, ''))).toThrow(/adapt/)
+  expect(() => lazySource(catalogue, source.replace('export const catalogue', 'export const tools'))).toThrow(/adapt/)
+})
