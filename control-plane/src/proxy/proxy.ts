@@ -314,39 +314,61 @@ export function createProxy({
   function exchange(
     request: IncomingMessage,
     response: ServerResponse,
-    identity: Identity,
+    { userId, keyId }: Identity,
     target: Target & { meter: Meter },
   ): Promise<Outcome> {
-    return new Promise(resolve => {
-      const { userId, keyId } = identity
-      const ofUser = exchanges.get(userId) ?? []
-      if (ofUser.length === 0) exchanges.set(userId, ofUser)
-      const { meter, body } = target
-      const isStream = request.method === 'GET'
-      const open: Open = { keyId, isStream, at: ofUser.length, exchange: undefined, cutBecause: undefined }
-      ofUser.push(open)
-      const beganAt = performance.now()
+    const ofUser = exchanges.get(userId) ?? []
+    if (ofUser.length === 0) exchanges.set(userId, ofUser)
+    const { meter, body } = target
+    const isStream = request.method === 'GET'
+    const open: Open = { keyId, isStream, at: ofUser.length, exchange: undefined, cutBecause: undefined }
+    ofUser.push(open)
+    meter.activeAt = now()
+    if (body) meter.bytesIn += body.length
+    if (isStream) meter.streams++
+    else meter.calls++
+    const { promise, resolve } = Promise.withResolvers<Outcome>()
+    const finished = isStream
+      ? streamFinished(open, ofUser, meter, resolve)
+      : callFinished(open, ofUser, meter, resolve, request.method === 'DELETE' ? 'end' : 'call')
+    open.exchange = pump(request, response, target, finished)
+    return promise
+  }
+
+  // Made apart from what begins an exchange: a function keeps everything alive that is in reach where it is made, which for
+  // a held stream would be the head that was sent, statement included.
+  function streamFinished(open: Open, ofUser: Open[], meter: Meter, resolve: (outcome: Outcome) => void) {
+    return (outcome: Outcome) => {
+      takeOut(open, ofUser)
+      meter.streams--
+      metrics.streamClosed(open.cutBecause ?? endedBy[outcome.kind])
       meter.activeAt = now()
-      if (body) meter.bytesIn += body.length
-      if (isStream) meter.streams++
-      else meter.calls++
-      open.exchange = pump(request, response, target, outcome => {
-        const last = ofUser.pop()!
-        if (last !== open) {
-          ofUser[open.at] = last
-          last.at = open.at
-        }
-        meter.activeAt = now()
-        if (isStream) {
-          meter.streams--
-          metrics.streamClosed(open.cutBecause ?? endedBy[outcome.kind])
-        } else {
-          meter.calls--
-          metrics.callDone(request.method === 'DELETE' ? 'end' : 'call', outcome, performance.now() - beganAt)
-        }
-        resolve(outcome)
-      })
-    })
+      resolve(outcome)
+    }
+  }
+
+  function callFinished(
+    open: Open,
+    ofUser: Open[],
+    meter: Meter,
+    resolve: (outcome: Outcome) => void,
+    kind: 'call' | 'end',
+  ) {
+    const beganAt = performance.now()
+    return (outcome: Outcome) => {
+      takeOut(open, ofUser)
+      meter.calls--
+      metrics.callDone(kind, outcome, performance.now() - beganAt)
+      meter.activeAt = now()
+      resolve(outcome)
+    }
+  }
+
+  function takeOut(open: Open, ofUser: Open[]): void {
+    const last = ofUser.pop()!
+    if (last === open) return
+    ofUser[open.at] = last
+    last.at = open.at
   }
 
   function refuse(request: IncomingMessage, response: ServerResponse, error: unknown): void {

@@ -78,8 +78,8 @@ export function pump(
   target: Target,
   finished: (outcome: Outcome) => void,
 ): Exchange {
-  const pumping = new Pump(response, target, finished)
-  pumping.begin(request, target)
+  const pumping = new Pump(request, response, target, finished)
+  pumping.begin(target)
   return pumping
 }
 
@@ -87,6 +87,7 @@ export function pump(
 const namedStreams = new WeakMap<Upstream, Map<string, Pump>>()
 
 class Pump implements Exchange, Answer {
+  readonly #request: IncomingMessage
   readonly #response: ServerResponse
   readonly #upstream: Upstream
   /** what the client is told if the instance dies on this stream; base64 */
@@ -101,7 +102,13 @@ class Pump implements Exchange, Answer {
   /** whether the headers are on their way to the client, alone or with the bytes that came with them */
   #headSent = false
 
-  constructor(response: ServerResponse, { upstream, meter, now }: Target, finished: (outcome: Outcome) => void) {
+  constructor(
+    request: IncomingMessage,
+    response: ServerResponse,
+    { upstream, meter, now }: Target,
+    finished: (outcome: Outcome) => void,
+  ) {
+    this.#request = request
     this.#response = response
     this.#upstream = upstream
     this.#meter = meter
@@ -109,7 +116,8 @@ class Pump implements Exchange, Answer {
     this.#finished = finished
   }
 
-  begin(request: IncomingMessage, { upstream, path, headers, body }: Target): void {
+  begin({ upstream, path, headers, body }: Target): void {
+    const request = this.#request
     if (this.#response.destroyed) {
       this.#finish({ kind: 'aborted' })
       return
@@ -145,6 +153,7 @@ class Pump implements Exchange, Answer {
     }
     try {
       this.#response.writeHead(status, this.#responseHeaders(headers))
+      if (this.#request.method === 'GET') forgetHeaders(this.#request)
     } catch (error) {
       // a name or a value that HTTP does not allow
       this.#abort({ kind: 'broken', error: error as Error })
@@ -249,6 +258,13 @@ class Pump implements Exchange, Answer {
     } else this.#finish({ kind: reached ? 'broken' : 'unreachable', error })
   }
 }
+
+/** A stream may be held for a day, and nobody will ask for them again. */
+function forgetHeaders(request: IncomingMessage): void {
+  request.rawHeaders = none
+  request.headers = {}
+}
+const none: string[] = []
 
 /** Base64 of a few short events; an instance that sends more is not one of ours. */
 const lastWordsLimit = 8 * 1024

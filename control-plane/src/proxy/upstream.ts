@@ -169,12 +169,13 @@ class Connection implements Call {
       },
     })
     this.#socket = socket
-    const timer = setTimeout(
+    let timer: NodeJS.Timeout | undefined = setTimeout(
       () => this.fail(new Error('the instance did not accept a connection in time')),
       connectTimeoutMs,
     )
     socket.once('connect', () => {
       clearTimeout(timer)
+      timer = undefined
       this.#connected = true
       this.#write()
     })
