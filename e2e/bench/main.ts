@@ -1,17 +1,17 @@
 import { instance } from './instance/instance.ts'
 import { provision } from './provision.ts'
-import { proxy } from './proxy/proxy.ts'
+import { proxy, type Size } from './proxy/proxy.ts'
 import { scale } from './scale.ts'
 import { toolpath } from './toolpath.ts'
 import { tools } from './tools.ts'
 import { workers } from './workers.ts'
 
 /**
- * `npm run bench [name] [-- rounds | short | smoke]`: measures, prints ratios, writes e2e/bench/results/<name>.{json,md}. Compares
+ * `npm run bench [name] [-- rounds | held | short | smoke]`: measures, prints ratios, writes e2e/bench/results/<name>.{json,md}. Compares
  * side by side in one run, because machines are noisy. Not a test: nothing is asserted.
  */
 
-type Options = { rounds?: number; size: 'full' | 'short' | 'smoke'; short: boolean }
+type Options = { rounds?: number; size: Size; short: boolean }
 
 const benchmarks: Record<string, (options: Options) => Promise<void>> = {
   provision: ({ rounds, short }) => provision({ rounds: rounds ?? (short ? 3 : 11) }),
@@ -25,10 +25,10 @@ const benchmarks: Record<string, (options: Options) => Promise<void>> = {
 }
 
 const [name, wanted = 'full'] = process.argv.slice(2)
-const size = (['full', 'short', 'smoke'] as const).find(one => one === wanted) ?? 'full'
+const size = (['full', 'held', 'short', 'smoke'] as const).find(one => one === wanted) ?? 'full'
 const rounds = wanted === size ? undefined : Number(wanted)
 if (rounds !== undefined && !(Number.isInteger(rounds) && rounds > 0))
-  stop(`"${wanted}" is neither a number of rounds nor "short" or "smoke".`)
+  stop(`"${wanted}" is neither a number of rounds nor "held", "short" or "smoke".`)
 const chosen = name ? { [name]: benchmarks[name] } : benchmarks
 for (const [title, work] of Object.entries(chosen)) {
   if (!work) stop(`there is no benchmark "${title}". Choose from: ${Object.keys(benchmarks).join(', ')}`)

@@ -13,8 +13,8 @@ import { type Instance, starters, startInstance, type Target, type TargetName } 
  * ratio of the medians. Ours runs as a whole control plane with its database, authentication on; the others pass everything
  * through. A proxy has a core for itself; load and instances share the other. docs/performance.md tells what it showed.
  */
-export async function proxy({ rounds, size }: { rounds: number; size: 'full' | 'short' | 'smoke' }): Promise<void> {
-  const plan = { full: fullPlan(rounds), short: shortPlan, smoke: smokePlan }[size]
+export async function proxy({ rounds, size }: { rounds: number; size: Size }): Promise<void> {
+  const plan = { full: fullPlan(rounds), held: heldPlan, short: shortPlan, smoke: smokePlan }[size]
   needPrograms(['taskset', ...plan.programs])
   const npmFolder = plan.programs.includes('npm') ? installCompared() : ''
   pin(process.pid, loadCore)
@@ -91,6 +91,7 @@ export async function proxy({ rounds, size }: { rounds: number; size: 'full' | '
 
   try {
     await hold()
+    if (plan.rounds === 0) return await report()
     takePrecedence()
     await using stack = new AsyncDisposableStack()
     const instance = await startInstance()
@@ -108,19 +109,30 @@ export async function proxy({ rounds, size }: { rounds: number; size: 'full' | '
     await rm(folder, { recursive: true, force: true })
   }
 
-  const [cpu] = cpus()
-  const setting = `${plan.rounds} rounds of ${plan.seconds} s, Node ${process.versions.node}, ${cpus().length} cores (${cpu?.model.trim()}), at most ${openFilesLimit()} open files; medians.`
-  // a folder for each size: what took a minute must not replace what took an hour
-  const results = join(import.meta.dirname, '..', 'results', size === 'full' ? '' : size)
-  await mkdir(results, { recursive: true })
-  await writeFile(
-    join(results, 'proxy.json'),
-    `${JSON.stringify({ setting, bars: bars(sheets), sheets: thin(sheets) }, null, 1)}\n`,
-  )
-  await writeFile(join(results, 'proxy.md'), markdown(sheets, setting))
-  await writeFile(join(results, 'proxy.svg'), plot(sheets, setting))
-  say(`\n${markdown(sheets, setting)}\nwritten to ${results}/proxy.{json,md,svg}`)
+  await report()
+
+  async function report(): Promise<void> {
+    const [cpu] = cpus()
+    const setting = `${plan.rounds} rounds of ${plan.seconds} s, Node ${process.versions.node}, ${cpus().length} cores (${cpu?.model.trim()}), at most ${openFilesLimit()} open files; medians.`
+    // a folder for each size: what took a minute must not replace what took an hour
+    const results = join(import.meta.dirname, '..', 'results', size === 'full' ? '' : size)
+    await mkdir(results, { recursive: true })
+    await writeFile(
+      join(results, 'proxy.json'),
+      `${JSON.stringify({ setting, bars: bars(sheets), sheets: thin(sheets) }, null, 1)}\n`,
+    )
+    await writeFile(join(results, 'proxy.md'), markdown(sheets, setting))
+    await writeFile(join(results, 'proxy.svg'), plot(sheets, setting))
+    say(`\n${markdown(sheets, setting)}\nwritten to ${results}/proxy.{json,md,svg}`)
+  }
 }
+
+/**
+ * - `held`: only what held streams cost, a few minutes
+ * - `short`: a first look, a minute or two
+ * - `smoke`: whether the benchmark itself works; needs nothing that has to be fetched, and its figures mean little
+ */
+export type Size = 'full' | 'held' | 'short' | 'smoke'
 
 /** On a machine that others use too, SDP_BENCH_NICE=-10 (as root) gives everything that is measured the same precedence. */
 function takePrecedence(): void {
@@ -206,7 +218,8 @@ const shortPlan: Plan = {
   warmUp: 5_000,
 }
 
-/** Whether the benchmark itself works; needs nothing that has to be fetched, and its figures mean little. */
+const heldPlan: Plan = { ...fullPlan(0), calls: [] }
+
 const smokePlan: Plan = {
   programs: [],
   targets: ['direct', 'sdp-mcp', 'bare node'],
