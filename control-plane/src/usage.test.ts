@@ -281,7 +281,7 @@ test('what was counted before this control plane led is not counted again, and a
   ]
   const tokens = (mints: number) => ({ mints, failures: 1, mintsLeft: 7, accountsServer: 'fine' }) as const
   const counted = async () => {
-    const text = await metrics.registry.metrics()
+    const text = await metrics.text()
     const value = (name: string) => Number(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\d+)$`, 'm').exec(text)?.[1] ?? 0)
     return [
       value('sdp_mcp_upstream_requests_total'),
