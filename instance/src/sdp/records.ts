@@ -6,7 +6,7 @@ import { criteria, is, type ListInfo, largestPage } from './list-info.ts'
 import { child, path, type SdpPath } from './path.ts'
 import { entity } from './requests.ts'
 
-/** The modules whose records follow the generic rules of fact sheet 6. */
+/** The modules whose records follow the generic rules of docs/sdp-api.md 6. */
 export const recordModules = {
   request: { plural: 'requests', hasNumber: true },
   problem: { plural: 'problems', hasNumber: true },
@@ -40,7 +40,7 @@ export interface Records {
    */
   head(sdp: Sdp, module: RecordModule, id: string, fields: string[]): Promise<Json>
   create(sdp: Sdp, module: RecordModule, record: Json): Promise<Json>
-  /** @returns what the site answers: the whole record as it is after the edit (fact sheet 4.1) */
+  /** @returns what the site answers: the whole record as it is after the edit (docs/sdp-api.md 4.1) */
   update(sdp: Sdp, module: RecordModule, id: string, record: Json): Promise<Json>
   /**
    * Edits a record and tells what the site made of it: from its own answer where that shows every field that was sent,
@@ -169,7 +169,7 @@ export function createRecords(options: { now: () => number }): Records {
   return records
 }
 
-/** Sent with an edit, never shown by a record (fact sheet 7.2, 9, 13). */
+/** Sent with an edit, never shown by a record (docs/sdp-api.md 7.2, 9, 13). */
 const writeOnly = new Set(['comment', 'update_reason', 'status_change_comments', 'state_history_comments'])
 
 /** What people call a record of the module. */
@@ -183,7 +183,7 @@ function digitsOf(value: unknown): string | undefined {
   return shown === undefined ? undefined : /(\d+)$/.exec(shown)?.[1]
 }
 
-/** Longer than this a number is an id, not the number on the screen (fact sheet 18.13). */
+/** Longer than this a number is an id, not the number on the screen (docs/sdp-api.md 18.13). */
 const longestNumber = 11
 
 /** @throws SdpError `invalid-value` */

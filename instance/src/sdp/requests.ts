@@ -6,7 +6,7 @@ import { type Condition, criteria, type ListInfo } from './list-info.ts'
 import { path } from './path.ts'
 import type { Records } from './records.ts'
 
-/** Typed calls on requests (fact sheet 7). */
+/** Typed calls on requests (docs/sdp-api.md 7). */
 export interface Requests {
   /**
    * The long id of what a person calls a ticket: long id, display number, `#123`, `RE-123` or portal address.
@@ -71,7 +71,7 @@ export function createRequests(records: Records, options: { now: () => number })
       const mail = isObject(body.notification) ? body.notification : {}
       return (text(mail.description)?.length ?? 0) > longestKeptMail ? mail : mails.set(key, mail)
     },
-    // `request_note` on Cloud, `note` elsewhere; a refused root changes nothing (fact sheet 7.3)
+    // `request_note` on Cloud, `note` elsewhere; a refused root changes nothing (docs/sdp-api.md 7.3)
     async addNote(sdp, id, note) {
       const post = (root: string) => sdp.post(path`/requests/${id}/notes`, { [root]: note })
       const other = noteRoot === 'note' ? 'request_note' : 'note'

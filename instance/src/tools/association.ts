@@ -4,7 +4,7 @@ import { at, isObject, type Json, text } from '../sdp/json.ts'
 import { child, path } from '../sdp/path.ts'
 import type { ToolCall } from './define.ts'
 
-/** How a ticket is tied to a record of another module (fact sheet 7.1: seen on premises only). */
+/** How a ticket is tied to a record of another module (docs/sdp-api.md 7.1: seen on premises only). */
 export type Association = 'problem' | 'project' | 'request_initiated_change' | 'request_caused_by_change'
 
 const shapes: Record<Association, { root: string; key: string }> = {

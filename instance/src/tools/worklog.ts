@@ -66,7 +66,7 @@ export async function planWorklog(call: ToolCall, input: WorklogInput): Promise<
       ...(input.description ? { description: input.description } : {}),
       start_time: { value: String(start) },
       end_time: { value: String(end) },
-      // both as strings, as the wire examples have them (fact sheet 5)
+      // both as strings, as the wire examples have them (docs/sdp-api.md 5)
       time_spent: { hours: String(Math.floor(minutes / 60)), minutes: String(minutes % 60) },
       ...(type ? { worklog_type: type } : {}),
     },

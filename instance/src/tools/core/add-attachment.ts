@@ -11,7 +11,7 @@ import { ToolError } from '../result.ts'
 import { attachments } from '../rows.ts'
 
 const modules = ['request', 'problem', 'change', 'release', 'project', 'solution', 'asset'] as const
-/** A client that works on production sites limits itself to this (fact sheet 19). */
+/** A client that works on production sites limits itself to this (docs/sdp-api.md 19). */
 const mostBytes = 10 * 1024 * 1024
 /** Programs that run when somebody clicks them; a desk should not hand them around. */
 const refused = /\.(exe|scr|com|pif|msi|msp|dll|cpl|lnk|vbs|vbe|hta|jar|wsf|reg)$/i
@@ -99,7 +99,7 @@ function decoded(content: string): Buffer {
   return Buffer.from(compact, 'base64')
 }
 
-/** Fact sheet 19: `_uploads` with `addtoattachment`, answered by `files[]` or `attachment`. @returns the file id, where told */
+/** docs/sdp-api.md 19: `_uploads` with `addtoattachment`, answered by `files[]` or `attachment`. @returns the file id, where told */
 async function upload(
   call: ToolCall,
   module: (typeof modules)[number],

@@ -48,7 +48,7 @@ export const addTask = defineTool({
   },
 })
 
-/** Where tasks belong to a stage and none is given, it is the stage the parent is in (fact sheet 10). */
+/** Where tasks belong to a stage and none is given, it is the stage the parent is in (docs/sdp-api.md 10). */
 async function create(call: ToolCall, parent: Parent, task: Json): Promise<Json> {
   const post = async (body: Json) => entity(await call.sdp.post(child(parent.path, 'tasks'), { task: body }), 'task')
   try {

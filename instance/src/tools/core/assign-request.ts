@@ -53,7 +53,7 @@ export const assignRequest = defineTool({
       if (isPickup) await call.sdp.operate(parent, 'pickup')
       else await call.sdp.operate(parent, 'assign', { request: payload })
     } catch (error) {
-      // assigning is an edit of these fields under another name (fact sheet 7.1)
+      // assigning is an edit of these fields under another name (docs/sdp-api.md 7.1)
       if (isSdpError(error, 'denied')) throw refused(error, before)
       if (!isSdpError(error, 'not-found') && !isUnknownShape(error)) throw error
       await edit()
@@ -78,7 +78,7 @@ function isUnknownShape(error: unknown): boolean {
   return isSdpError(error, 'invalid-value') && /EXTRA_(KEY|PARAM)/.test(error.details.said ?? '')
 }
 
-/** Some sites assign only what has a category (fact sheet 18.11). */
+/** Some sites assign only what has a category (docs/sdp-api.md 18.11). */
 function refused(error: SdpError, ticket: Json): SdpError {
   if (text(at(ticket, 'category.id')) !== undefined && text(at(ticket, 'subcategory.id')) !== undefined) return error
   return new SdpError('denied', error.message, {

@@ -77,7 +77,7 @@ export const closeRequest = defineTool({
 })
 
 /**
- * Resolution and closing in one edit, which sites take as well as the operation (fact sheet 7.1).
+ * Resolution and closing in one edit, which sites take as well as the operation (docs/sdp-api.md 7.1).
  *
  * @returns false when it has to go step by step: the site has no status called Closed, wants the resolution to be there
  *   before, or takes the closing only as an operation. Then nothing was changed.
@@ -106,7 +106,7 @@ async function closeByEdit(call: ToolCall, id: string, info: Json, resolution: s
 
 const stepwise = new Set(['status', 'closure_info'])
 
-/** `_close`, else an edit to the closed status (fact sheet 7.1). 3000 means that it stayed open (18.5). */
+/** `_close`, else an edit to the closed status (docs/sdp-api.md 7.1). 3000 means that it stayed open (18.5). */
 async function close(call: ToolCall, id: string, info: Json): Promise<void> {
   try {
     const body = Object.keys(info).length > 0 ? { request: { closure_info: info } } : undefined

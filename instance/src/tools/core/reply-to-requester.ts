@@ -85,7 +85,7 @@ function compose(ticket: Json, id: string, body: string, to: string[] | undefine
       },
     )
   }
-  // mails thread by the number between the marks (fact sheet 7.5)
+  // mails thread by the number between the marks (docs/sdp-api.md 7.5)
   const key = text(at(ticket, 'display_key.display_value')) ?? number(ticket) ?? id
   return {
     to: recipients,

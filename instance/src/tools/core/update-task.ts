@@ -63,7 +63,7 @@ export const updateTask = defineTool({
   },
 })
 
-/** `task_comment {comment}` on Cloud, `comment {content}` on premises (fact sheet 7.4). */
+/** `task_comment {comment}` on Cloud, `comment {content}` on premises (docs/sdp-api.md 7.4). */
 async function addComment(call: ToolCall, task: SdpPath, comment: string): Promise<string> {
   const content = escapeHtml(comment).replaceAll('\n', '<br>')
   try {

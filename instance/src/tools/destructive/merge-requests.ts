@@ -74,7 +74,7 @@ async function tickets(call: ToolCall, ids: string[]): Promise<Json[]> {
   return Promise.all(ids.map(async id => found.get(id) ?? call.requests.get(call.sdp, id)))
 }
 
-/** A merged ticket cannot be fetched any more (fact sheet 7.1); several are looked for in one list. */
+/** A merged ticket cannot be fetched any more (docs/sdp-api.md 7.1); several are looked for in one list. */
 async function areGone(call: ToolCall, ids: string[]): Promise<boolean> {
   const [only, ...others] = ids
   if (only === undefined || others.length > 0)

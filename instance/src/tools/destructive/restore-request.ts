@@ -18,7 +18,7 @@ export const restoreRequest = defineTool({
     const id = await call.requests.id(call.sdp, request_id)
     if (dry_run) return { data: { dry_run: true, nothing_sent: true, would_restore: id } }
     const before = await call.requests.get(call.sdp, id).catch(() => undefined)
-    // takes no body at all (fact sheet 18.15)
+    // takes no body at all (docs/sdp-api.md 18.15)
     if (!before || flag(before.is_trashed) === true) await call.sdp.operate(path`/requests/${id}`, 'restore_from_trash')
     const ticket = await call.requests.get(call.sdp, id)
     return {

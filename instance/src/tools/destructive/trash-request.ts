@@ -41,7 +41,7 @@ export const trashRequest = defineTool({
   },
 })
 
-/** Only the operation that certainly trashes: what a bare DELETE does on Cloud is unclear, it may purge (fact sheet 7.1). */
+/** Only the operation that certainly trashes: what a bare DELETE does on Cloud is unclear, it may purge (docs/sdp-api.md 7.1). */
 async function trash(call: ToolCall, id: string): Promise<void> {
   try {
     await call.sdp.operate(path`/requests/${id}`, 'move_to_trash', undefined, { method: 'DELETE', repeatable: false })

@@ -59,7 +59,7 @@ export const editNote = defineTool({
   },
 })
 
-/** `request_note` on Cloud, `note` elsewhere (fact sheet 7.3). */
+/** `request_note` on Cloud, `note` elsewhere (docs/sdp-api.md 7.3). */
 async function put(call: ToolCall, id: string, noteId: string, note: Json): Promise<void> {
   try {
     await call.sdp.put(path`/requests/${id}/notes/${noteId}`, { request_note: note })

@@ -50,7 +50,7 @@ export const linkRequests = defineTool({
   },
 })
 
-/** The list refuses any input (fact sheet 18.15). */
+/** The list refuses any input (docs/sdp-api.md 18.15). */
 async function linked(call: ToolCall, id: string): Promise<string[]> {
   const body = await call.sdp.get(child(path`/requests/${id}`, '_link_requests'))
   return rows(body.link_requests)

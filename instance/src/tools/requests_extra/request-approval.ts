@@ -11,7 +11,7 @@ import { dryRun, person, requestId } from '../params.ts'
 import { number } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 
-/** Levels go from 1 to 5 (fact sheet 7.4). */
+/** Levels go from 1 to 5 (docs/sdp-api.md 7.4). */
 const highestLevel = 5
 
 export const requestApproval = defineTool({
