@@ -1,9 +1,10 @@
 import { FormData } from 'undici'
 import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
-import { at, rows, text } from '../../sdp/json.ts'
+import { at, instant, type Json, rows, text } from '../../sdp/json.ts'
 import { child } from '../../sdp/path.ts'
 import { recordPath } from '../../sdp/records.ts'
+import { settled } from '../../sdp/settle.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { visible } from '../markdown.ts'
 import { dryRun, parentId } from '../params.ts'
@@ -113,9 +114,18 @@ async function upload(
   form.append('addtoattachment', 'true')
   const parent = recordPath(module, id)
   const request = { method: 'POST', form, timeoutMs: 120_000 } as const
-  const { body } = await call.sdp.request({ ...request, path: child(parent, '_uploads') }).catch(error => {
-    if (!isSdpError(error, 'not-found')) throw error
-    return call.sdp.request({ ...request, path: child(parent, 'uploads') })
+  const send = () =>
+    call.sdp.request({ ...request, path: child(parent, '_uploads') }).catch(error => {
+      if (!isSdpError(error, 'not-found')) throw error
+      return call.sdp.request({ ...request, path: child(parent, 'uploads') })
+    })
+  const startedAt = call.context.now()
+  const { body } = await settled<{ body: Json }>(send, async () => {
+    const record = await call.records.get(call.sdp, module, id)
+    const attachment = rows(record.attachments).find(
+      row => text(row.name) === name && (instant(row.attached_on) ?? 0) >= startedAt - 30_000,
+    )
+    return attachment && { body: { attachment } }
   })
   const file = rows(body.files)[0] ?? rows(body.attachments)[0] ?? body.attachment ?? body.file
   return text(at(file, 'id')) ?? text(at(file, 'file_id'))

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
 import { at, type Json, name, text } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { holds, settled } from '../../sdp/settle.ts'
 import { defineTool } from '../define.ts'
 import { diff } from '../diff.ts'
 import { dryRun, optionName, person, requestId } from '../params.ts'
@@ -50,8 +51,9 @@ export const assignRequest = defineTool({
     const parent = path`/requests/${id}`
     const edit = async () => void (await call.requests.update(call.sdp, id, payload))
     try {
-      if (isPickup) await call.sdp.operate(parent, 'pickup')
-      else await call.sdp.operate(parent, 'assign', { request: payload })
+      const assign = () =>
+        isPickup ? call.sdp.operate(parent, 'pickup') : call.sdp.operate(parent, 'assign', { request: payload })
+      await settled<unknown>(assign, async () => holds(await call.requests.get(call.sdp, id), payload) || undefined)
     } catch (error) {
       // assigning is an edit of these fields under another name (docs/sdp-api.md 7.1)
       if (isSdpError(error, 'denied')) throw refused(error, before)

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
 import { at, type Json, name } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { settled } from '../../sdp/settle.ts'
 import { plain } from '../../sdp/similar.ts'
 import { after, hasResolution, isClosed, setResolution, wantsResolutionFirst } from '../closing.ts'
 import { defineTool, type ToolCall } from '../define.ts'
@@ -60,7 +61,12 @@ export const closeRequest = defineTool({
     }
     if (!(resolution && (await closeByEdit(call, id, info, resolution)))) {
       if (resolution) await setResolution(call, id, resolution)
-      await after(resolution && 'The resolution is set.', () => close(call, id, info))
+      await after(resolution && 'The resolution is set.', () =>
+        settled<unknown>(
+          () => close(call, id, info),
+          async () => isClosed(await call.requests.get(call.sdp, id)) || undefined,
+        ),
+      )
     }
     const ticket = await after('The site took the closing.', () => call.requests.get(call.sdp, id))
     if (!isClosed(ticket)) throw notClosed(ticket)

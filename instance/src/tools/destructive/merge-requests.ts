@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
 import { type Json, name } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { settled } from '../../sdp/settle.ts'
 import { consent } from '../consent.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
@@ -44,12 +45,14 @@ export const mergeRequests = defineTool({
       isPreviewOnly: dry_run === true,
     })
     if ('answer' in agreed) return agreed.answer
-    await call.sdp.operate(
-      path`/requests/${id}`,
-      'merge_requests',
-      { merge_requests: ids.map(one => ({ id: one })) },
-      { repeatable: false },
-    )
+    const merge = () =>
+      call.sdp.operate(
+        path`/requests/${id}`,
+        'merge_requests',
+        { merge_requests: ids.map(one => ({ id: one })) },
+        { repeatable: false },
+      )
+    await settled<unknown>(merge, async () => ((await areGone(call, ids)) ? true : undefined))
     return {
       data: {
         done: await areGone(call, ids),

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
 import { flag, type Json, text } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { holds, settled } from '../../sdp/settle.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { htmlToMarkdown, textToHtml } from '../markdown.ts'
 import { dryRun, requestId } from '../params.ts'
@@ -45,7 +46,10 @@ export const editNote = defineTool({
         },
       }
     }
-    await put(call, id, note_id, note)
+    await settled<unknown>(
+      () => put(call, id, note_id, note),
+      async () => holds(await call.requests.note(call.sdp, id, note_id), note) || undefined,
+    )
     const after = await call.requests.note(call.sdp, id, note_id)
     const isVisible = flag(after.show_to_requester) ?? false
     const took = htmlToMarkdown(text(after.description) ?? '') === htmlToMarkdown(text(note.description) ?? '')
