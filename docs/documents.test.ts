@@ -63,3 +63,24 @@ test('the bodies that the README and the quick start send to add a user are what
 test('the conversations are what the tools answer (node docs/conversations.ts writes them)', async () => {
   await expect(await renderConversations()).toMatchFileSnapshot(conversationsPage)
 })
+
+test('every section of docs/sdp-api.md that the source names is there', () => {
+  const page = read('docs/sdp-api.md')
+  const quirks = page.slice(page.indexOf('## 18.'), page.indexOf('## 19.'))
+  const has = (section: string) => {
+    const [chapter, part] = section.split('.')
+    if (chapter === '18' && part) return new RegExp(`^${part}\\. `, 'm').test(quirks)
+    return part ? page.includes(`**${section} `) : page.includes(`\n## ${chapter}. `)
+  }
+  const sources = execFileSync('git', ['ls-files', '*.ts'], { cwd: root, encoding: 'utf8' }).trim().split('\n')
+  const missing: string[] = []
+  let named = 0
+  for (const source of sources)
+    for (const [, list] of read(source).matchAll(/docs\/sdp-api\.md\s+((?:\d+(?:\.\d+)?(?:, | and )?)+)/g))
+      for (const section of list!.split(/, | and /)) {
+        named++
+        if (section && !has(section)) missing.push(`${source}: ${section}`)
+      }
+  expect(missing).toEqual([])
+  expect(named).toBeGreaterThan(100)
+})

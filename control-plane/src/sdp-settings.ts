@@ -25,7 +25,7 @@ export type Resolve = (host: string) => Promise<string[]>
 
 /**
  * The settings an instance works with. The user's own come first, then the control plane's; hosts that nobody gave
- * follow from the data center, never from one another (fact sheet 1.1).
+ * follow from the data center, never from one another (docs/sdp-api.md 1.1).
  */
 export function effectiveSdpSettings(
   stored: StoredSdpSettings,
@@ -44,7 +44,7 @@ export function effectiveSdpSettings(
 }
 
 /**
- * The origin of a URL that an admin typed; a path such as `/app/itdesk` is dropped (fact sheet 1.2).
+ * The origin of a URL that an admin typed; a path such as `/app/itdesk` is dropped (docs/sdp-api.md 1.2).
  *
  * The instance looks at the address again with every connection it makes, so that a name that cannot be resolved here
  * and now, or leads elsewhere later, opens nothing.

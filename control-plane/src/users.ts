@@ -136,7 +136,7 @@ export function createUsers({
   const tell = (tx: Queryable, userId: string) => tx.query(notifySql, [userChannel, userId])
 
   /**
-   * Writes the OAuth client of a user. A new client id makes the tokens of the old one worthless, so they go (fact sheet
+   * Writes the OAuth client of a user. A new client id makes the tokens of the old one worthless, so they go (docs/sdp-api.md
    * 2.8). A new secret deserves another try of what the old one was refused for.
    * @returns whether the client is another one than before
    */

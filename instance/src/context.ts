@@ -21,7 +21,7 @@ export type ConnectionStatus = {
   scopes: string[]
   accessTokenExpiresAt: Date | null
   lastRefreshedAt: Date | null
-  /** access tokens minted in the last ten minutes; Zoho allows 10 (fact sheet 2.7) */
+  /** access tokens minted in the last ten minutes; Zoho allows 10 (docs/sdp-api.md 2.7) */
   mintsInWindow: number
   /** why it is not `connected`; a sentence for the person */
   reason: string | null

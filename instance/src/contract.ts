@@ -51,7 +51,7 @@ export const roleNames = Object.keys(roles) as [Role, ...Role[]]
 export const dataCenters = ['US', 'EU', 'IN', 'AU', 'CN', 'JP', 'CA', 'UK', 'SA', 'AE'] as const
 export type DataCenter = (typeof dataCenters)[number]
 
-/** Accounts and API hosts of each data center; never derived from one another (fact sheet 1.1). */
+/** Accounts and API hosts of each data center; never derived from one another (docs/sdp-api.md 1.1). */
 export const dataCenterHosts: Record<DataCenter, { api: string; accounts: string; console: string }> = {
   US: dc('sdpondemand.manageengine.com', 'accounts.zoho.com', 'api-console.zoho.com'),
   EU: dc('sdpondemand.manageengine.eu', 'accounts.zoho.eu', 'api-console.zoho.eu'),
@@ -68,7 +68,7 @@ function dc(api: string, accounts: string, console: string) {
   return { api: `https://${api}`, accounts: `https://${accounts}`, console: `https://${console}` }
 }
 
-/** Zoho scopes a toolset works with (fact sheet 2.9), as the person enters them in the console. */
+/** Zoho scopes a toolset works with (docs/sdp-api.md 2.9), as the person enters them in the console. */
 const scopesOf: Record<Toolset, string[]> = {
   core: ['requests.ALL', 'solutions.READ', 'users.READ', 'setup.READ'],
   requests_extra: ['requests.ALL'],

@@ -3,7 +3,7 @@ export function escapeHtml(text: string): string {
   return text.replace(/[&<>"']/g, character => `&#${character.charCodeAt(0)};`)
 }
 
-/** A page as the front Tomcat of SDP makes it (fact sheet 4.4). */
+/** A page as the front Tomcat of SDP makes it (docs/sdp-api.md 4.4). */
 export function tomcatPage(status: number, title: string): string {
   return `<!doctype html><html lang="en"><head><title>HTTP Status ${status} \u2013 ${title}</title></head><body><h1>HTTP Status ${status} \u2013 ${title}</h1><hr class="line"/><p><b>Type</b> Status Report</p><h3>Apache Tomcat</h3></body></html>`
 }

@@ -17,7 +17,7 @@ import { solutionModules } from './modules/solutions.ts'
 import { generalTasks } from './modules/tasks.ts'
 import { templateModules } from './modules/templates.ts'
 
-/** Every module tells what its fields are and what may be done (fact sheet 6). */
+/** Every module tells what its fields are and what may be done (docs/sdp-api.md 6). */
 function withMetadata(module: Module): Module {
   return {
     ...module,

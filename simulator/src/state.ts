@@ -10,7 +10,7 @@ export interface Person {
   lastName: string
 }
 
-/** An OAuth client of the developer console (fact sheet 2.1). A self client belongs to one person. */
+/** An OAuth client of the developer console (docs/sdp-api.md 2.1). A self client belongs to one person. */
 export interface OauthClient {
   clientId: string
   clientSecret: string
@@ -123,7 +123,7 @@ export function nextId(portal: Portal): string {
   return (BigInt(portal.idPrefix) * 1_000_000n + BigInt(portal.lastId)).toString()
 }
 
-/** The id of a built-in record, made of the site's prefix and a suffix of fact sheet 5.1. */
+/** The id of a built-in record, made of the site's prefix and a suffix of docs/sdp-api.md 5.1. */
 export function builtInId(portal: Portal, suffix: string): string {
   return portal.idPrefix + suffix
 }

@@ -7,7 +7,7 @@ import { type RecordModule, recordPath } from './records.ts'
 export type ApprovalModule = Extract<RecordModule, 'request' | 'problem' | 'change' | 'release' | 'purchase_order'>
 export type Approval = { levelId: string; level: string; levelStatus: unknown; approval: Json }
 
-/** Approvals of records. The API has no list of approvals across records (fact sheet 7.4). */
+/** Approvals of records. The API has no list of approvals across records (docs/sdp-api.md 7.4). */
 export interface Approvals {
   /** All approvals of a record, level by level: one call for the levels, one for each level. */
   of(sdp: Sdp, module: ApprovalModule, id: string): Promise<Approval[]>
@@ -46,7 +46,7 @@ export function createApprovals(options: { now: () => number }): Approvals {
   }
 }
 
-/** Fact sheet 7.4, 9. */
+/** docs/sdp-api.md 7.4, 9. */
 async function approvalsOf(sdp: Sdp, module: ApprovalModule, id: string): Promise<Approval[]> {
   const parent = recordPath(module, id)
   const levels = await sdp.list(child(parent, 'approval_levels'), { row_count: 10, start_index: 1 })

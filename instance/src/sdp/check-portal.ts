@@ -5,7 +5,7 @@ import { path } from './path.ts'
 
 /**
  * Looks whether the site knows the portal, by asking for one ticket: a wrong portal answers 404 to everything
- * (fact sheet 1.2). Any other failure says nothing about the portal and is left to whoever meets it.
+ * (docs/sdp-api.md 1.2). Any other failure says nothing about the portal and is left to whoever meets it.
  *
  * @returns the report, with `portal-unknown` when it is a connected grant that leads nowhere
  */

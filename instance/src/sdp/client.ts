@@ -10,7 +10,7 @@ import { child, encodeStrictly, type SdpPath } from './path.ts'
 export type SdpRequest = {
   method: 'GET' | 'POST' | 'PUT' | 'DELETE'
   path: SdpPath
-  /** becomes `input_data`: in the query of a GET, in the form body of a write (fact sheet 1.4) */
+  /** becomes `input_data`: in the query of a GET, in the form body of a write (docs/sdp-api.md 1.4) */
   input?: unknown
   query?: Record<string, string>
   /** an upload, in place of `input` */
@@ -33,12 +33,12 @@ export interface Sdp {
   readonly signal: AbortSignal
   request(request: SdpRequest): Promise<SdpAnswer>
   get(path: SdpPath, input?: unknown): Promise<Json>
-  /** One page. The rows stand under the plural of the entity, whose spelling varies by site (fact sheet 17.2). */
+  /** One page. The rows stand under the plural of the entity, whose spelling varies by site (docs/sdp-api.md 17.2). */
   list(path: SdpPath, info?: ListInfo, options?: { probe?: boolean }): Promise<SdpPage>
   post(path: SdpPath, input?: unknown): Promise<Json>
   put(path: SdpPath, input?: unknown): Promise<Json>
   remove(path: SdpPath, input?: unknown): Promise<Json>
-  /** `PUT <parent>/_name`, or the older `PUT <parent>/name` where the site does not know the first (fact sheet 6). */
+  /** `PUT <parent>/_name`, or the older `PUT <parent>/name` where the site does not know the first (docs/sdp-api.md 6). */
   operate(parent: SdpPath, name: string, input?: unknown, options?: Partial<SdpRequest>): Promise<SdpAnswer>
   /** Bytes of an attachment; `url` is its `content_url` and must be on the SDP site itself. */
   download(url: string, maxBytes: number): Promise<Download>
@@ -58,10 +58,10 @@ const downloadTimeoutMs = 60_000
 const longestWaitSeconds = 15
 const longestUrl = 8_000
 const longestJsonBytes = 8 * 1024 * 1024
-/** A path refused with a fresh token is not worth another refresh for a while (fact sheet 18.16). */
+/** A path refused with a fresh token is not worth another refresh for a while (docs/sdp-api.md 18.16). */
 const refusedForMs = 5 * 60_000
 const simultaneous = 6
-/** how long SDP usually locks after 4015 (fact sheet 4.5) */
+/** how long SDP usually locks after 4015 (docs/sdp-api.md 4.5) */
 const lockMs = 300_000
 
 /**
@@ -69,7 +69,7 @@ const lockMs = 300_000
  *
  * Retries: reads and repeatable PUTs after 429, 4015, 5xx and lost connections, at most twice, honouring Retry-After.
  * A 401 is answered with at most one token refresh and one replay. A write that timed out is never repeated: it ends
- * as `indeterminate`. Redirects are not followed: they lead to a login page (fact sheet 4.4).
+ * as `indeterminate`. Redirects are not followed: they lead to a login page (docs/sdp-api.md 4.4).
  */
 export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens' | 'sdp' | 'log' | 'now'>): SdpClient {
   const origin = new URL(context.sdp.baseUrl).origin
@@ -428,7 +428,7 @@ function page(body: Json, path: SdpPath, info: ListInfo | undefined): SdpPage {
   const total = Number(text(at(body, 'list_info.total_count')))
   return {
     rows: found,
-    // a page without rows is the last one, whatever the flag says (fact sheet 3.2)
+    // a page without rows is the last one, whatever the flag says (docs/sdp-api.md 3.2)
     hasMore: found.length > 0 && flag(at(body, 'list_info.has_more_rows')) === true,
     total: Number.isInteger(total) ? total : undefined,
     startIndex: info?.start_index ?? 1,

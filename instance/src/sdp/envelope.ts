@@ -5,7 +5,7 @@ type Status = { code: number | undefined; status: string; type: string; fields: 
 
 /**
  * SDP's verdict: `response_status` is an object for one record, an array for lists and bulk operations, with the
- * true code in `messages[]` (fact sheet 4.1). Flattened here to one list, innermost entries only.
+ * true code in `messages[]` (docs/sdp-api.md 4.1). Flattened here to one list, innermost entries only.
  */
 export function statuses(body: Json): Status[] {
   const outer = Array.isArray(body.response_status) ? rows(body.response_status) : [body.response_status]
@@ -95,7 +95,7 @@ export function failure(httpStatus: number, body: Json | undefined, extra: SdpEr
 }
 
 function kindOf(httpStatus: number, decisive: Status | undefined): SdpErrorKind {
-  // on-premises wording of the limit, seen with HTTP 400 (fact sheet 4.5)
+  // on-premises wording of the limit, seen with HTTP 400 (docs/sdp-api.md 4.5)
   if (httpStatus === 429 || /maximum access limit/i.test(decisive?.message ?? '')) return 'limited'
   const byCode = decisive?.code === undefined ? undefined : kindOfCode[decisive.code]
   if (byCode) return byCode

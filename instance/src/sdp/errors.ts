@@ -3,12 +3,12 @@
  *
  * - `not-found`     404 / 4007: no such record, or no such path on this site
  * - `denied`        403 / 4002, 4009, 4014, 7001: this person may not, or the field is not editable
- * - `missing-scope` 401 with a fresh token: the grant lacks a scope, or the endpoint refuses OAuth (fact sheet 4.4)
+ * - `missing-scope` 401 with a fresh token: the grant lacks a scope, or the endpoint refuses OAuth (docs/sdp-api.md 4.4)
  * - `mandatory`     4012: fields are missing
  * - `invalid-value` 4001, 4016, 4021 and other 400: a value the site does not take
  * - `conflict`      4005, 4008: referenced elsewhere, or not unique
  * - `limited`       429 / 4015
- * - `warning-3000`  HTTP 200 with 3000: not done, or done in part (fact sheet 4.1)
+ * - `warning-3000`  HTTP 200 with 3000: not done, or done in part (docs/sdp-api.md 4.1)
  * - `down`          not reachable or 5xx; a write was not carried out
  * - `drift`         an answer we do not understand: login page, redirect, no JSON
  * - `indeterminate` a write whose answer never came: it may have been carried out

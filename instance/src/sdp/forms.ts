@@ -22,7 +22,7 @@ export type FormField = {
 export type Form = { fields: FormField[]; complete: boolean }
 
 export interface Forms {
-  /** Fields of a module's form, from `_metainfo`, else from `/udf_fields` (fact sheet 6, 17.2). */
+  /** Fields of a module's form, from `_metainfo`, else from `/udf_fields` (docs/sdp-api.md 6, 17.2). */
   form(sdp: Sdp, plural: string, singular: string): Promise<Form>
   /** Keys a template makes mandatory for technicians; undefined where the site does not tell. */
   templateMandatory(sdp: Sdp, templateId: string): Promise<string[] | undefined>
@@ -96,7 +96,7 @@ function described(key: string, field: unknown, isCustom: boolean): FormField {
   }
 }
 
-/** `layouts[]` of a template: the technician's one, else the first (fact sheet 7.1, 7.6). */
+/** `layouts[]` of a template: the technician's one, else the first (docs/sdp-api.md 7.1, 7.6). */
 async function mandatoryOf(sdp: Sdp, templateId: string): Promise<string[] | undefined> {
   const parent = path`/request_templates/${templateId}`
   const body =

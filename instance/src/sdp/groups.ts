@@ -3,7 +3,7 @@ import { isSdpError } from './errors.ts'
 import { at, rows, text } from './json.ts'
 import { path } from './path.ts'
 
-/** Ids of a technician's support groups: from their own record, else from the groups' lists (fact sheet 17.1, 17.2). */
+/** Ids of a technician's support groups: from their own record, else from the groups' lists (docs/sdp-api.md 17.1, 17.2). */
 export async function groupsOf(sdp: Sdp, technicianId: string): Promise<string[]> {
   const own = await quiet(async () => {
     const request = { method: 'GET', path: path`/technicians/${technicianId}`, probe: true } as const

@@ -1,6 +1,6 @@
 /**
  * Parses JSON without losing digits: an integer beyond 2^53 becomes a string with the digits as sent. SDP ids
- * have up to 19 digits and some endpoints send them as numbers (fact sheet 5).
+ * have up to 19 digits and some endpoints send them as numbers (docs/sdp-api.md 5).
  *
  * @throws SyntaxError
  */
@@ -25,7 +25,7 @@ export function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** The value at a dotted path, or undefined. Every SDP reference may be null (fact sheet 18.20). */
+/** The value at a dotted path, or undefined. Every SDP reference may be null (docs/sdp-api.md 18.20). */
 export function at(value: unknown, dotted: string): unknown {
   let current = value
   for (const key of dotted.split('.')) {
@@ -42,7 +42,7 @@ export function text(value: unknown): string | undefined {
   return undefined
 }
 
-/** SDP sends booleans also as "true" and "false" (fact sheet 1.4). */
+/** SDP sends booleans also as "true" and "false" (docs/sdp-api.md 1.4). */
 export function flag(value: unknown): boolean | undefined {
   if (typeof value === 'boolean') return value
   if (value === 'true') return true

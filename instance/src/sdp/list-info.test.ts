@@ -102,7 +102,7 @@ function holds(condition: Condition, row: Record<string, number>): boolean {
     : condition.parts.some(part => holds(part, row))
 }
 
-/** Rules 1 and 2 of fact sheet 3.3, written down independently of the code under test. */
+/** Rules 1 and 2 of docs/sdp-api.md 3.3, written down independently of the code under test. */
 function evaluate(list: Criterion[], row: Record<string, number>): boolean {
   return list.reduce<boolean | undefined>((left, criterion) => {
     const own = row[criterion.field] === criterion.value

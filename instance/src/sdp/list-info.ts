@@ -1,4 +1,4 @@
-/** A value of a criterion: a scalar, or a reference where the field is one (fact sheet 3.3). */
+/** A value of a criterion: a scalar, or a reference where the field is one (docs/sdp-api.md 3.3). */
 export type CriterionValue = string | number | boolean | { id: string } | { name: string } | { email_id: string }
 
 export type Criterion = {
@@ -11,7 +11,7 @@ export type Criterion = {
 }
 
 export type ListInfo = {
-  /** 1 to 100 (fact sheet 3.1) */
+  /** 1 to 100 (docs/sdp-api.md 3.1) */
   row_count?: number
   /** counted from 1 */
   start_index?: number
@@ -40,14 +40,14 @@ export function isNot(field: string, ...values: CriterionValue[]): Condition {
 export function contains(field: string, text: string): Condition {
   return test(field, 'contains', [text])
 }
-/** Matches records whose reference is empty: `is` without a value (fact sheet 3.3). */
+/** Matches records whose reference is empty: `is` without a value (docs/sdp-api.md 3.3). */
 export function isEmpty(field: string): Condition {
   return { kind: 'test', field, condition: 'is' }
 }
 export function atLeast(field: string, instantMs: number): Condition {
   return test(field, 'greater or equal', [String(instantMs)])
 }
-/** "lesser", not "less" (fact sheet 3.3) */
+/** "lesser", not "less" (docs/sdp-api.md 3.3) */
 export function before(field: string, instantMs: number): Condition {
   return test(field, 'lesser than', [String(instantMs)])
 }
@@ -79,7 +79,7 @@ function join(kind: 'all' | 'any', parts: (Condition | undefined)[]): Condition 
  * Writes a condition as SDP's `search_criteria`.
  *
  * SDP folds an array from left to right, each element joining with its own operator; a criterion with children is a
- * bracket: its own test first, then the children with theirs (fact sheet 3.3). Only tests can open a bracket, so a
+ * bracket: its own test first, then the children with theirs (docs/sdp-api.md 3.3). Only tests can open a bracket, so a
  * bracket starts with its first test, and one whose parts are all brackets starts with the first test inside them:
  * `(a OR b) AND (c OR d)` becomes `a{OR b} AND c{OR d}`, on one level. The first element of a level never carries an
  * operator: together with children SDP would read it differently (rule 3 of the same section).

@@ -12,7 +12,7 @@ export type Reference = { id: string; name: string }
 export type Module = 'request' | 'problem' | 'change' | 'release' | 'project' | 'asset' | 'solution' | 'task'
 
 type Lookup = {
-  /** admin lists, tried in order; most need setup.READ (fact sheet 17.2) */
+  /** admin lists, tried in order; most need setup.READ (docs/sdp-api.md 17.2) */
   admin: (parentId?: string) => SdpPath[]
   /** field name of the request-scoped lookup, which needs only requests.READ (7.1) */
   requestField?: string
@@ -119,7 +119,7 @@ export interface Names {
 }
 
 const maxAgeMs = 10 * 60_000
-/** A list that refused us is asked again only after a while: each refusal costs a call (fact sheet 18.16). */
+/** A list that refused us is asked again only after a while: each refusal costs a call (docs/sdp-api.md 18.16). */
 const refusedForMs = 30 * 60_000
 const mostPages = 5
 
@@ -219,7 +219,7 @@ function sources(key: string, field: string, lookup: Lookup, query: LookupQuery)
   }
   const { module } = query
   if (module && module !== 'request' && module !== 'task') {
-    // the record lookups of fact sheet 7.1 are offered by other modules too, on some sites
+    // the record lookups of docs/sdp-api.md 7.1 are offered by other modules too, on some sites
     found.push({ path: child(path``, `${module}s`, field), probe: true })
   }
   if (lookup.seenOn) {
@@ -271,7 +271,7 @@ function keepModule(found: Loaded, lookup: Lookup, query: LookupQuery): Loaded {
   return { ...found, options: found.options.filter(({ module }) => !module || plain(module) === wanted) }
 }
 
-/** Deleted choices stay in SDP's lists, marked (fact sheet 17.2). */
+/** Deleted choices stay in SDP's lists, marked (docs/sdp-api.md 17.2). */
 function isOffered(row: Json): boolean {
   return flag(row.deleted) !== true && flag(row.inactive) !== true
 }

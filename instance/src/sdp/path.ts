@@ -30,7 +30,7 @@ function segment(value: string): string {
 
 /**
  * Percent-encodes all but unreserved characters (RFC 3986 2.3). SDP's front server answers an HTML 400 when
- * brackets arrive raw (fact sheet 1.4), and `encodeURIComponent` alone leaves `!'()*`.
+ * brackets arrive raw (docs/sdp-api.md 1.4), and `encodeURIComponent` alone leaves `!'()*`.
  */
 export function encodeStrictly(text: string): string {
   return encodeURIComponent(text).replace(

@@ -21,7 +21,7 @@ export type Person = {
   roles?: string[]
 }
 export type PersonKind = 'technician' | 'requester' | 'any'
-/** How a write names a person: by id where we know it, else by e-mail, which SDP resolves itself (fact sheet 5). */
+/** How a write names a person: by id where we know it, else by e-mail, which SDP resolves itself (docs/sdp-api.md 5). */
 export type PersonReference = { id: string } | { email_id: string }
 
 export interface People {
@@ -48,7 +48,7 @@ const maxAgeMs = 10 * 60_000
 const meMaxAgeMs = 60 * 60_000
 const refusedForMs = 30 * 60_000
 
-/** Finds people in the order of fact sheet 17.1; one per instance. */
+/** Finds people in the order of docs/sdp-api.md 17.1; one per instance. */
 export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 'sdp' | 'fetch' | 'now'>): People {
   const found = new Cache<Person[]>({ size: 300, maxAgeMs, now: context.now })
   const refused = new Cache<true>({ size: 20, maxAgeMs: refusedForMs, now: context.now })
@@ -105,7 +105,7 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
     return self.set('me', exact ?? { name: identity.name ?? context.user.displayName, email })
   }
 
-  /** Zoho's own answer; needs the scope AaaServer.profile.READ (fact sheet 2.6). */
+  /** Zoho's own answer; needs the scope AaaServer.profile.READ (docs/sdp-api.md 2.6). */
   async function zohoIdentity(sdp: Sdp): Promise<{ email?: string; name?: string } | undefined> {
     const { scopes } = await context.tokens.status()
     // Zoho does not always tell the scopes; then it is worth one try
@@ -216,7 +216,7 @@ export function toPerson(row: Json, isTechnician?: boolean): Person {
     name: text(row.name) ?? email ?? '',
     email,
     isTechnician: flag(row.is_technician) ?? isTechnician,
-    // Cloud spells is_vip_user, on-premises is_vipuser (fact sheet 17.1)
+    // Cloud spells is_vip_user, on-premises is_vipuser (docs/sdp-api.md 17.1)
     isVip: flag(row.is_vip_user) ?? flag(row.is_vipuser),
     site: nameOf(row.site),
     department: isObject(row.department) ? nameOf(row.department) : text(row.department),

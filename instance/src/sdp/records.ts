@@ -1,12 +1,13 @@
 import { Cache } from './cache.ts'
 import type { Sdp, SdpPage } from './client.ts'
 import { SdpError } from './errors.ts'
-import { flag, type Json, text } from './json.ts'
+import { flag, instant, type Json, text } from './json.ts'
 import { criteria, is, type ListInfo, largestPage } from './list-info.ts'
 import { child, path, type SdpPath } from './path.ts'
 import { entity } from './requests.ts'
+import { alike, holds, settled } from './settle.ts'
 
-/** The modules whose records follow the generic rules of fact sheet 6. */
+/** The modules whose records follow the generic rules of docs/sdp-api.md 6. */
 export const recordModules = {
   request: { plural: 'requests', hasNumber: true },
   problem: { plural: 'problems', hasNumber: true },
@@ -40,7 +41,7 @@ export interface Records {
    */
   head(sdp: Sdp, module: RecordModule, id: string, fields: string[]): Promise<Json>
   create(sdp: Sdp, module: RecordModule, record: Json): Promise<Json>
-  /** @returns what the site answers: the whole record as it is after the edit (fact sheet 4.1) */
+  /** @returns what the site answers: the whole record as it is after the edit (docs/sdp-api.md 4.1) */
   update(sdp: Sdp, module: RecordModule, id: string, record: Json): Promise<Json>
   /**
    * Edits a record and tells what the site made of it: from its own answer where that shows every field that was sent,
@@ -51,6 +52,8 @@ export interface Records {
 
 type Head = { fields: Json; knows: (field: string) => boolean }
 const headMaxAgeMs = 5 * 60_000
+/** How far the site's clock may be behind ours. */
+const clockSkewMs = 30_000
 
 export function recordPath(module: RecordModule, id: string): SdpPath {
   return child(path``, recordModules[module].plural, id)
@@ -85,6 +88,25 @@ export function createRecords(options: { now: () => number }): Records {
       fields: [`${module}_id`],
       nextStep: 'Check the number, or search for the record.',
     })
+
+  /** The record that a create without an answer made: the newest one of that name, made since. */
+  async function newest(sdp: Sdp, module: RecordModule, record: Json, startedAt: number): Promise<Json | undefined> {
+    const key = ['subject', 'title', 'name'].find(name => record[name] !== undefined)
+    if (!key) return undefined
+    const page = await records.list(sdp, module, {
+      row_count: 5,
+      start_index: 1,
+      sort_field: 'id',
+      sort_order: 'desc',
+      search_criteria: criteria(is(key, text(record[key]) ?? '')),
+    })
+    const made = page.rows.find(row => {
+      const at = instant(row.created_time)
+      return alike(row[key], record[key]) && (at === undefined || at >= startedAt - clockSkewMs)
+    })
+    const id = text(made?.id)
+    return id === undefined ? undefined : records.get(sdp, module, id)
+  }
 
   const records: Records = {
     async id(sdp, module, reference) {
@@ -154,11 +176,17 @@ export function createRecords(options: { now: () => number }): Records {
       return known && fields.every(known.knows) ? known.fields : records.get(sdp, module, id)
     },
     async create(sdp, module, record) {
-      return remember(module, entity(await sdp.post(collection(module), { [module]: record }), module))
+      const startedAt = options.now()
+      const create = async () => entity(await sdp.post(collection(module), { [module]: record }), module)
+      return remember(module, await settled(create, () => newest(sdp, module, record, startedAt)))
     },
     async update(sdp, module, id, record) {
       heads.delete(`${module} ${id}`)
-      return entity(await sdp.put(recordPath(module, id), { [module]: record }), module)
+      const edit = async () => entity(await sdp.put(recordPath(module, id), { [module]: record }), module)
+      return settled(edit, async () => {
+        const present = await records.get(sdp, module, id)
+        return holds(present, record, writeOnly) ? present : undefined
+      })
     },
     async change(sdp, module, id, record) {
       const answer = await records.update(sdp, module, id, record)
@@ -169,7 +197,7 @@ export function createRecords(options: { now: () => number }): Records {
   return records
 }
 
-/** Sent with an edit, never shown by a record (fact sheet 7.2, 9, 13). */
+/** Sent with an edit, never shown by a record (docs/sdp-api.md 7.2, 9, 13). */
 const writeOnly = new Set(['comment', 'update_reason', 'status_change_comments', 'state_history_comments'])
 
 /** What people call a record of the module. */
@@ -183,7 +211,7 @@ function digitsOf(value: unknown): string | undefined {
   return shown === undefined ? undefined : /(\d+)$/.exec(shown)?.[1]
 }
 
-/** Longer than this a number is an id, not the number on the screen (fact sheet 18.13). */
+/** Longer than this a number is an id, not the number on the screen (docs/sdp-api.md 18.13). */
 const longestNumber = 11
 
 /** @throws SdpError `invalid-value` */

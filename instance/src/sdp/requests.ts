@@ -1,12 +1,13 @@
 import { Cache } from './cache.ts'
 import type { Sdp, SdpPage } from './client.ts'
 import { isSdpError, SdpError } from './errors.ts'
-import { isObject, type Json, rows, text } from './json.ts'
+import { instant, isObject, type Json, rows, text } from './json.ts'
 import { type Condition, criteria, type ListInfo } from './list-info.ts'
 import { path } from './path.ts'
 import type { Records } from './records.ts'
+import { alike, settled } from './settle.ts'
 
-/** Typed calls on requests (fact sheet 7). */
+/** Typed calls on requests (docs/sdp-api.md 7). */
 export interface Requests {
   /**
    * The long id of what a person calls a ticket: long id, display number, `#123`, `RE-123` or portal address.
@@ -32,6 +33,8 @@ export interface Requests {
 }
 
 const mailMaxAgeMs = 3_600_000
+/** How far the site's clock may be behind ours. */
+const clockSkewMs = 30_000
 /** Longer ones would fill the memory. */
 const longestKeptMail = 50_000
 
@@ -57,9 +60,7 @@ export function createRequests(records: Records, options: { now: () => number })
     create: (sdp, request) => records.create(sdp, 'request', request),
     update: (sdp, id, request) => records.update(sdp, 'request', id, request),
     change: (sdp, id, request) => records.change(sdp, 'request', id, request),
-    async notes(sdp, id) {
-      return (await sdp.list(path`/requests/${id}/notes`, { row_count: 100, start_index: 1 })).rows
-    },
+    notes: notesOf,
     async note(sdp, id, noteId) {
       return entity(await sdp.get(path`/requests/${id}/notes/${noteId}`), 'note', 'request_note')
     },
@@ -71,12 +72,20 @@ export function createRequests(records: Records, options: { now: () => number })
       const mail = isObject(body.notification) ? body.notification : {}
       return (text(mail.description)?.length ?? 0) > longestKeptMail ? mail : mails.set(key, mail)
     },
-    // `request_note` on Cloud, `note` elsewhere; a refused root changes nothing (fact sheet 7.3)
+    // `request_note` on Cloud, `note` elsewhere; a refused root changes nothing (docs/sdp-api.md 7.3)
     async addNote(sdp, id, note) {
       const post = (root: string) => sdp.post(path`/requests/${id}/notes`, { [root]: note })
       const other = noteRoot === 'note' ? 'request_note' : 'note'
+      const startedAt = options.now()
+      const add = async () => entity(await post(noteRoot), 'request_note', 'note')
+      const look = async () =>
+        (await notesOf(sdp, id)).find(
+          row =>
+            alike(row.description, note.description) &&
+            (instant(row.created_time) ?? instant(row.added_time) ?? startedAt) >= startedAt - clockSkewMs,
+        )
       try {
-        return entity(await post(noteRoot), 'request_note', 'note')
+        return await settled(add, look)
       } catch (error) {
         if (!isSdpError(error, 'invalid-value') || !error.fields.includes(noteRoot)) throw error
         const body = await post(other)
@@ -93,6 +102,10 @@ export function createRequests(records: Records, options: { now: () => number })
       }
     },
   }
+}
+
+async function notesOf(sdp: Sdp, id: string): Promise<Json[]> {
+  return (await sdp.list(path`/requests/${id}/notes`, { row_count: 100, start_index: 1 })).rows
 }
 
 /** The record under the first of the given roots. @throws SdpError `drift` when the answer has none of them */

@@ -1,4 +1,4 @@
-/** Lower case, without accents, punctuation and the sorting prefixes admins use ("1 - Low", "z - Medium"; fact sheet 18.7). */
+/** Lower case, without accents, punctuation and the sorting prefixes admins use ("1 - Low", "z - Medium"; docs/sdp-api.md 18.7). */
 export function plain(text: string): string {
   return text
     .normalize('NFKD')

@@ -9,7 +9,7 @@ export type Portal = { name: string; timeZone: string }
 
 /** What we know of the SDP site itself: its time zone and the addresses of its pages. */
 export interface Site {
-  /** The portal's own record, read once a day; a site that refuses the list of portals gives UTC (fact sheet 1.2). */
+  /** The portal's own record, read once a day; a site that refuses the list of portals gives UTC (docs/sdp-api.md 1.2). */
   portal(sdp: Sdp): Promise<Portal>
   /** Address of a record's page for people. */
   link(page: 'requests' | 'problems' | 'changes' | 'releases' | 'projects' | 'solutions' | 'assets', id: string): string

@@ -40,14 +40,14 @@ export type Keeper = Omit<TokenKeeper, 'status'> & {
   close(): Promise<void>
 }
 
-/** Zoho allows 10 in 10 minutes (fact sheet 2.7). What nobody waits for leaves two for what somebody does. */
+/** Zoho allows 10 in 10 minutes (docs/sdp-api.md 2.7). What nobody waits for leaves two for what somebody does. */
 export const mintLimit = 10
 const reservedMints = 2
 /** A token this close to its end is not handed out while a better one can be had. */
 const marginMs = 60_000
 /** A refresh nobody waits for that failed is tried again after this long. */
 const aheadPauseMs = 15_000
-/** A second 401 within this time is not the token's fault: a missing scope also answers 401 (fact sheet 2.9). */
+/** A second 401 within this time is not the token's fault: a missing scope also answers 401 (docs/sdp-api.md 2.9). */
 const forcedPauseMs = 120_000
 
 type Cached = { token: string; expiresAt: number; marginMs: number; refreshAt: number }

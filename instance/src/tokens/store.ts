@@ -59,7 +59,7 @@ export type TokenStore = {
   close(): Promise<void>
 }
 
-/** Zoho counts token calls in windows of ten minutes (fact sheet 2.7). */
+/** Zoho counts token calls in windows of ten minutes (docs/sdp-api.md 2.7). */
 export const mintWindowMs = 10 * 60 * 1000
 
 export const secretColumns = ['client_secret_sealed', 'grant_code_sealed', 'refresh_token_sealed'] as const

@@ -40,7 +40,7 @@ export class AccountsError extends Error {
 export type TokenGrant = {
   accessToken: string
   expiresInSeconds: number
-  /** a refresh normally brings none: the old one stays in force (fact sheet 2.3) */
+  /** a refresh normally brings none: the old one stays in force (docs/sdp-api.md 2.3) */
   refreshToken?: string
   /** not always told */
   scopes?: string[]
@@ -54,7 +54,7 @@ export type ZohoAccounts = {
   refresh(client: OAuthClient, refreshToken: string): Promise<TokenGrant>
   /** Revoking a refresh token kills its access tokens. A token that is already dead counts as revoked. */
   revoke(refreshToken: string): Promise<void>
-  /** E-mail address of the account behind a token; undefined when Zoho does not tell (fact sheet 2.6). */
+  /** E-mail address of the account behind a token; undefined when Zoho does not tell (docs/sdp-api.md 2.6). */
   emailOf(accessToken: string): Promise<string | undefined>
 }
 
@@ -73,7 +73,7 @@ const throttledForSeconds = 120
 
 /**
  * The three calls of Zoho Accounts an instance makes. Errors often come with HTTP status 200, so the body decides.
- * @see fact sheet sections 2.2, 2.3, 2.6 and 2.8
+ * @see docs/sdp-api.md 2.2, 2.3, 2.6 and 2.8
  */
 export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
   const { accountsUrl, consoleUrl, timeoutMs = 10_000 } = options

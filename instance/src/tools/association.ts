@@ -2,9 +2,10 @@ import type { Sdp } from '../sdp/client.ts'
 import { isSdpError, SdpError } from '../sdp/errors.ts'
 import { at, isObject, type Json, text } from '../sdp/json.ts'
 import { child, path } from '../sdp/path.ts'
+import { settled } from '../sdp/settle.ts'
 import type { ToolCall } from './define.ts'
 
-/** How a ticket is tied to a record of another module (fact sheet 7.1: seen on premises only). */
+/** How a ticket is tied to a record of another module (docs/sdp-api.md 7.1: seen on premises only). */
 export type Association = 'problem' | 'project' | 'request_initiated_change' | 'request_caused_by_change'
 
 const shapes: Record<Association, { root: string; key: string }> = {
@@ -54,7 +55,9 @@ async function tieOne(
     }
     const target = child(path`/requests/${id}`, association)
     const body = { [root]: { [key]: { id: recordId } } }
-    await (isUntying ? call.sdp.remove(target, body) : call.sdp.post(target, body))
+    const write = () => (isUntying ? call.sdp.remove(target, body) : call.sdp.post(target, body))
+    const isDone = async () => ((await current(call.sdp, association, id)) === recordId) !== isUntying
+    await settled<unknown>(write, async () => (await isDone()) || undefined)
     const after = await current(call.sdp, association, id)
     return { request: reference, tied: after === undefined ? !isUntying : after === recordId }
   } catch (error) {

@@ -3,7 +3,7 @@ import { at, flag, type Json, name, text } from '../sdp/json.ts'
 import type { ToolCall } from './define.ts'
 import { htmlToMarkdown, textToHtml } from './markdown.ts'
 
-/** Writes the resolution by an edit, which is repeatable and known to work on Cloud (fact sheet 7.1, 18.4). */
+/** Writes the resolution by an edit, which is repeatable and known to work on Cloud (docs/sdp-api.md 7.1, 18.4). */
 export async function setResolution(call: ToolCall, id: string, resolution: string): Promise<void> {
   await call.requests.update(call.sdp, id, { resolution: { content: textToHtml(resolution) } })
 }
@@ -17,7 +17,7 @@ export function hasResolution(ticket: Json): boolean {
   return htmlToMarkdown(text(at(ticket, 'resolution.content')) ?? '') !== ''
 }
 
-/** Whether work on the ticket has ended, by the flag of its status (fact sheet 5.1). */
+/** Whether work on the ticket has ended, by the flag of its status (docs/sdp-api.md 5.1). */
 export function isDone(ticket: Json): boolean {
   const inProgress = flag(at(ticket, 'status.in_progress'))
   return inProgress === undefined ? /^(closed|resolved|cancell?ed)$/i.test(name(ticket.status) ?? '') : !inProgress

@@ -195,3 +195,58 @@ describe.each(groups)('%s', (what, tools) => {
     if (posts) expect(posts.hits).toBeLessThanOrEqual(tools.length)
   }, 60_000)
 })
+
+/** A raw write names no record that could be looked at. */
+const cannotLook = ['sdp_api_write']
+const writes = byName.filter(([name, { effect }]) => effect !== 'read' && !cannotLook.includes(name))
+
+it.each(writes)('%s whose answer is lost looks what became of it, and is not made twice', async name => {
+  const args = await rowOf(name).works(fixtures, carol)
+  const before = writesOf(desk).length
+  // the site does what it is told, and the connection ends before its answer
+  desk.simulator.faults.add({ kind: 'drop-after', match: { method: 'POST', server: 'api' }, count: 1 })
+  desk.simulator.faults.add({ kind: 'drop-after', match: { method: 'DELETE', server: 'api' }, count: 1 })
+  const result = await act(carol, name, args)
+  const isLost = desk.simulator.faults.list().some(({ hits }) => hits > 0)
+  desk.simulator.faults.clear()
+  expect(isLost).toBe(
+    writesOf(desk)
+      .slice(before)
+      .some(({ method }) => method !== 'PUT'),
+  )
+  expect(result.isError, textOf(result)).toBeFalsy()
+  expect(result.structuredContent?.done, textOf(result)).not.toBe(false)
+  const sent = writesOf(desk)
+    .slice(before)
+    .map(write => JSON.stringify(write))
+  expect(new Set(sent).size).toBe(sent.length)
+})
+
+const edits = [
+  ...[
+    'update_request',
+    'assign_request',
+    'resolve_request',
+    'close_request',
+    'revert_change',
+    'edit_note',
+    'update_task',
+  ],
+  ...['update_problem', 'update_change', 'submit_change', 'update_asset', 'link_assets', 'update_ci', 'update_project'],
+  ...['decide_approval', 'merge_requests', 'restore_request', 'bulk_update_requests'],
+]
+
+it.each(edits)(
+  '%s whose every answer to an edit is lost looks what became of it',
+  async name => {
+    const args = await rowOf(name).works(fixtures, carol)
+    // an edit is sent three times at most; an operation that is no edit once
+    desk.simulator.faults.add({ kind: 'drop-after', match: { method: 'PUT', server: 'api' }, count: 3 })
+    const result = await act(carol, name, args)
+    expect(desk.simulator.faults.list().some(({ hits }) => hits > 0)).toBe(true)
+    desk.simulator.faults.clear()
+    expect(result.isError, textOf(result)).toBeFalsy()
+    expect(result.structuredContent?.done, textOf(result)).not.toBe(false)
+  },
+  20_000,
+)

@@ -201,7 +201,7 @@ export function strangersLine(text: unknown, longest = 250): string | undefined 
 
 /**
  * Markdown or plain text of the model as the HTML SDP stores: everything is escaped first, so no markup passes
- * through; paragraphs, line breaks, lists, code, bold and web links are kept (fact sheet 18.10).
+ * through; paragraphs, line breaks, lists, code, bold and web links are kept (docs/sdp-api.md 18.10).
  */
 export function textToHtml(text: string): string {
   const blocks = visible(text)

@@ -46,7 +46,7 @@ export function detail(raw: Json, zone: string): Json {
   }
 }
 
-/** `root_cause {root_cause_description, ...}` is its text (fact sheet 8, 9). */
+/** `root_cause {root_cause_description, ...}` is its text (docs/sdp-api.md 8, 9). */
 function grouped(key: string, value: unknown): string | undefined {
   return strangersHtml(at(value, `${key}_description`))
 }

@@ -112,7 +112,7 @@ function referenceIn(value: unknown): Reference | undefined {
 
 /**
  * Adds fields that have no parameter of their own: additional ones, by key or label, under `udf_fields`, and other
- * fields of the form by key, each in the shape its type wants (fact sheet 5).
+ * fields of the form by key, each in the shape its type wants (docs/sdp-api.md 5).
  * @throws ToolError for a key the form does not have, a read-only field, or one with a parameter of its own; none is
  *   ever dropped
  */
@@ -191,7 +191,7 @@ function fieldValue(
   if (isObject(value)) return plainly(value)
   const type = field?.type ?? ''
   if (type === 'datestamp' || type === 'date') {
-    // a day without a time travels as a day (fact sheet 5)
+    // a day without a time travels as a day (docs/sdp-api.md 5)
     const day = formatInstant(parseInstant(String(value), clock), clock.zone).slice(0, 10)
     return { value: { value: day }, shown: day }
   }

@@ -1,6 +1,7 @@
 import { at, type Json, name, text } from '../sdp/json.ts'
 import { child, type SdpPath } from '../sdp/path.ts'
 import { entity } from '../sdp/requests.ts'
+import { holds, settled } from '../sdp/settle.ts'
 import type { ToolCall } from './define.ts'
 import { ToolError } from './result.ts'
 import { formatInstant, parseInstant } from './time.ts'
@@ -66,7 +67,7 @@ export async function planWorklog(call: ToolCall, input: WorklogInput): Promise<
       ...(input.description ? { description: input.description } : {}),
       start_time: { value: String(start) },
       end_time: { value: String(end) },
-      // both as strings, as the wire examples have them (fact sheet 5)
+      // both as strings, as the wire examples have them (docs/sdp-api.md 5)
       time_spent: { hours: String(Math.floor(minutes / 60)), minutes: String(minutes % 60) },
       ...(type ? { worklog_type: type } : {}),
     },
@@ -75,7 +76,14 @@ export async function planWorklog(call: ToolCall, input: WorklogInput): Promise<
 
 /** Adds the worklog and reads it back. */
 export async function addWorklog(call: ToolCall, parent: SdpPath, planned: PlannedWorklog): Promise<Json> {
-  const created = entity(await call.sdp.post(child(parent, 'worklogs'), { worklog: planned.worklog }), 'worklog')
+  const list = child(parent, 'worklogs')
+  const add = async () => entity(await call.sdp.post(list, { worklog: planned.worklog }), 'worklog')
+  const { start_time, end_time } = planned.worklog
+  const created = await settled(add, async () => {
+    const page = await call.sdp.list(list, { row_count: 100, start_index: 1 })
+    // the very same times, to the millisecond, are no coincidence
+    return page.rows.find(row => holds(row, { start_time, end_time }))
+  })
   const actual =
     Number(text(at(created, 'time_spent.hours')) ?? 0) * 60 + Number(text(at(created, 'time_spent.minutes')) ?? 0)
   return {

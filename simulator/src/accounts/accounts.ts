@@ -3,7 +3,7 @@ import type { AccessToken, GrantCode, OauthClient, Person, RefreshToken } from '
 import type { World } from '../world.ts'
 import { everyScope, isKnownScope, splitScopes } from './scopes.ts'
 
-/** An error of Zoho Accounts: `{"error": ...}`, HTTP 200 unless said otherwise (fact sheet 2.8). */
+/** An error of Zoho Accounts: `{"error": ...}`, HTTP 200 unless said otherwise (docs/sdp-api.md 2.8). */
 export class AccountsError extends Error {
   readonly code: string
   readonly description: string | undefined
@@ -85,7 +85,7 @@ export function userBehind(world: World, parameters: TokenParameters): string | 
  * Makes a one-time code, as "Generate Code" in the console (self client) or the consent page (server client) does.
  *
  * @throws AccountsError `invalid_client`, `invalid_scope`, `invalid_user`, or the throttle after ten codes in ten minutes
- * @see fact sheet 2.2, 2.7
+ * @see docs/sdp-api.md 2.2, 2.7
  */
 export function createGrantCode(
   world: World,
@@ -251,7 +251,7 @@ function clientCredentials(world: World, parameters: TokenParameters): TokenAnsw
 /**
  * The token endpoint's three grants.
  * @throws AccountsError with the codes of 2.8
- * @see fact sheet 2.2, 2.3, 2.5
+ * @see docs/sdp-api.md 2.2, 2.3, 2.5
  */
 export function grantToken(world: World, parameters: TokenParameters): TokenAnswer {
   switch (parameters.grant_type) {

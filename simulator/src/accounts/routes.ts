@@ -15,7 +15,7 @@ import {
 import { consentErrorPage, consentPage } from './consent-page.ts'
 import { isKnownScope, splitScopes } from './scopes.ts'
 
-/** Parameters may come in the form body or in the query string (fact sheet 2.2); the body wins. */
+/** Parameters may come in the form body or in the query string (docs/sdp-api.md 2.2); the body wins. */
 export function tokenParameters(request: FastifyRequest): TokenParameters {
   const parameters = new URLSearchParams(request.url.split('?')[1] ?? '')
   const isForm = (request.headers['content-type'] ?? '').includes('application/x-www-form-urlencoded')
@@ -25,7 +25,7 @@ export function tokenParameters(request: FastifyRequest): TokenParameters {
   return Object.fromEntries(parameters)
 }
 
-/** Zoho Accounts: token, consent, revoke, who am I (fact sheet 2). */
+/** Zoho Accounts: token, consent, revoke, who am I (docs/sdp-api.md 2). */
 export function accountsRoutes(app: FastifyInstance, world: World): void {
   app.addHook('preHandler', async request => {
     const parameters = tokenParameters(request)
@@ -96,7 +96,7 @@ async function showConsent(world: World, parameters: TokenParameters, reply: Fas
   return reply.type('text/html').send(consentPage(client, world.state.people, scopes, kept))
 }
 
-/** @see fact sheet 2.4 for the callback's parameters and when a refresh token comes */
+/** @see docs/sdp-api.md 2.4 for the callback's parameters and when a refresh token comes */
 async function decideConsent(world: World, parameters: TokenParameters, reply: FastifyReply) {
   const { client, redirectUri, problem } = consentTarget(world, parameters)
   if (problem || !client) return reply.status(400).type('text/html').send(consentErrorPage(problem))

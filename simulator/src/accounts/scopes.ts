@@ -1,4 +1,4 @@
-/** Scope names (fact sheet 2.9). `SDPOnDemand.<module>.<operation>`; case does not matter. */
+/** Scope names (docs/sdp-api.md 2.9). `SDPOnDemand.<module>.<operation>`; case does not matter. */
 
 const modules = [
   'requests',

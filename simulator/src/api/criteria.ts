@@ -7,7 +7,7 @@ import { type PathTarget, pathTarget } from './path-value.ts'
 
 export type Test = (record: StoredRecord) => boolean
 
-/** Condition names and their short forms (fact sheet 3.3). Note "lesser", not "less". */
+/** Condition names and their short forms (docs/sdp-api.md 3.3). Note "lesser", not "less". */
 const conditionNames: Record<string, Condition> = {
   is: 'is',
   '=': 'is',

@@ -2,7 +2,7 @@ import type { World } from '../world.ts'
 import type { Reply } from './call.ts'
 import type { ApiFailure, Message } from './failure.ts'
 
-/** `response_status` is an object beside one entity and an array of one beside a list (fact sheet 4.1). */
+/** `response_status` is an object beside one entity and an array of one beside a list (docs/sdp-api.md 4.1). */
 const success = { status_code: 2000, status: 'success' }
 
 export function one(key: string, entity: unknown, status = 200, messages?: Message[]): Reply {

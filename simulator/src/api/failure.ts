@@ -1,4 +1,4 @@
-/** One entry of `response_status.messages` (fact sheet 4.1). */
+/** One entry of `response_status.messages` (docs/sdp-api.md 4.1). */
 export interface Message {
   status_code: number
   type: 'failed' | 'warning' | 'success'

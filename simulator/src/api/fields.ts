@@ -4,7 +4,7 @@ import type { Call } from './call.ts'
 import { fail } from './failure.ts'
 import { parseId, resolveReference, showReference } from './references.ts'
 
-/** How one type of field is read from the wire and shown on it (fact sheet 5). */
+/** How one type of field is read from the wire and shown on it (docs/sdp-api.md 5). */
 interface Codec {
   /** From `input_data` to the stored form; throws an ApiFailure. Never called with null. */
   parse(value: unknown, field: Field, path: string, call: Call): unknown

@@ -12,7 +12,7 @@ export interface Input {
 }
 
 /**
- * Reads `input_data` from the body (form or multipart) or the query string, the body first (fact sheet 1.4). A JSON
+ * Reads `input_data` from the body (form or multipart) or the query string, the body first (docs/sdp-api.md 1.4). A JSON
  * body is not SDP's form and is ignored.
  *
  * @throws ApiFailure 4001 when it is no JSON object

@@ -6,7 +6,7 @@ import { compileCriteria, type Test } from './criteria.ts'
 import { fail } from './failure.ts'
 import { pathTarget } from './path-value.ts'
 
-/** A checked `list_info` (fact sheet 3.1). */
+/** A checked `list_info` (docs/sdp-api.md 3.1). */
 export interface ListQuery {
   rowCount: number
   startIndex: number

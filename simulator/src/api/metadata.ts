@@ -64,7 +64,7 @@ function describeFields(fields: Fields, call: Call): Record<string, unknown> {
 const udfFieldsOf = (call: Call): Fields =>
   Object.fromEntries(udfDefinitions(call).map(row => [String(row.field_key), udfField(row)]))
 
-/** UI metadata may refuse OAuth tokens (fact sheet 6). */
+/** UI metadata may refuse OAuth tokens (docs/sdp-api.md 6). */
 function checkMetadataOpen(call: Call): void {
   switch (call.world.faults.switches.metainfo) {
     case '401':

@@ -5,7 +5,7 @@ import type { Reply } from './call.ts'
 import { many } from './envelope.ts'
 import { callerIn } from './permissions.ts'
 
-/** `GET /api/v3/portals`: the portals the token's user belongs to (fact sheet 1.2). */
+/** `GET /api/v3/portals`: the portals the token's user belongs to (docs/sdp-api.md 1.2). */
 export function listPortals(world: World, token: AccessToken): Reply {
   const person = personOf(world, token.user)
   const mine = world.state.portals.filter(portal => person && callerIn(portal, person.email))

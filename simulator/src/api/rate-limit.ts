@@ -1,7 +1,7 @@
 import type { World } from '../world.ts'
 import { ApiFailure } from './failure.ts'
 
-/** The 4015 answer (fact sheet 4.5). */
+/** The 4015 answer (docs/sdp-api.md 4.5). */
 export function limitReached(status: number, retryAfterSeconds?: number): ApiFailure {
   const message = 'URL blocked as maximum access limit for the page is exceeded. Please try after sometime.'
   return new ApiFailure(

@@ -26,7 +26,7 @@ export function optionsOf(field: Field, call: Call): StoredRecord[] {
 const keysOfEveryReference = ['id', 'name', 'email_id']
 
 /**
- * Finds what `{"id"}`, `{"name"}` or `{"email_id"}` means; id wins, names ignore case (fact sheet 5).
+ * Finds what `{"id"}`, `{"name"}` or `{"email_id"}` means; id wins, names ignore case (docs/sdp-api.md 5).
  * @throws ApiFailure 4001 for a plain value, a bad id or something that does not exist; EXTRA_KEY for other keys
  */
 export function resolveReference(value: unknown, field: Field, path: string, call: Call): string {

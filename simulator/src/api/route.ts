@@ -17,7 +17,7 @@ export type Target = {
 )
 
 export interface RouteOptions {
-  /** Whether `close` is as good as `_close` (fact sheet 6). */
+  /** Whether `close` is as good as `_close` (docs/sdp-api.md 6). */
   plainOperationNames: boolean
 }
 

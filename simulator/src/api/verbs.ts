@@ -7,7 +7,7 @@ import { parseFields, showFields } from './fields.ts'
 import { parseFieldsRequired, parseListInput } from './list-info.ts'
 import { parseId } from './references.ts'
 
-/** The five generic actions of every module (fact sheet 6), driven by its entry in the module table. */
+/** The five generic actions of every module (docs/sdp-api.md 6), driven by its entry in the module table. */
 export const verbs: Record<Verb, (call: Call) => Reply> = { list, get, add, edit, delete: deleteOne }
 
 /** Rows of the addressed collection that the caller may see. */
@@ -164,7 +164,7 @@ function add(call: Call): Reply {
   return one(module.root, show(added, call), status)
 }
 
-/** Changes a record by already checked values: only sent keys change, null clears (fact sheet 5). */
+/** Changes a record by already checked values: only sent keys change, null clears (docs/sdp-api.md 5). */
 export function editRecord(call: Call, record: StoredRecord, sent: Record<string, unknown>): StoredRecord | Reply {
   const { module, portal, world } = call
   for (const key of Object.keys(sent)) if (module.fields[key]?.addOnly) throw fail.notEditable(key)

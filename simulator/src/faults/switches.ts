@@ -18,7 +18,7 @@ function names(value: string[], about: string): Switch<string[]> {
   return { about, value }
 }
 
-/** Every switch, with its default. The numbers in brackets are sections of the wire fact sheet. */
+/** Every switch, with its default. The numbers in brackets are sections of docs/sdp-api.md. */
 export const switches = {
   // Zoho Accounts
   throttleStatus: choice(200, [200, 400], 'HTTP status of the token throttle answer (2.8)'),
@@ -55,7 +55,7 @@ export const switches = {
   partialStatus: choice(
     'partial_success',
     ['partial_success', 'warning', 'success'],
-    'status text of a 3000 answer (22.10)',
+    'status text of a 3000 answer (4.1)',
   ),
   priorityLocked: flag(false, 'setting priority answers 403/4002 (18.1)'),
   priorityMatrix: flag(false, 'priority follows impact and urgency, setting it answers 403/4002 (7.2)'),

@@ -29,7 +29,7 @@ function follow(follows: boolean) {
   }
 }
 
-/** Announcements (fact sheet 16). Requesters see published ones. */
+/** Announcements (docs/sdp-api.md 16). Requesters see published ones. */
 export const announcements: Module = {
   path: 'announcements',
   table: 'announcements',

@@ -36,7 +36,7 @@ const approvals: Module = {
   collectionOperations: approvalCollectionOperations,
 }
 
-/** Levels of approval and the people of each (fact sheet 7.4, 9). A level cannot be edited. */
+/** Levels of approval and the people of each (docs/sdp-api.md 7.4, 9). A level cannot be edited. */
 export function approvalLevelsOf(entity: string, parentTable: string, more: Fields = {}): Module {
   return {
     path: 'approval_levels',

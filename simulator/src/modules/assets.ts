@@ -134,7 +134,7 @@ function catalogue(path: string, root: string, more: Fields = {}): Module {
   }
 }
 
-/** Assets and what describes them (fact sheet 13). `/workstations` are the assets of that product type. */
+/** Assets and what describes them (docs/sdp-api.md 13). `/workstations` are the assets of that product type. */
 export const assetModules: Module[] = [
   asset('assets', 'asset', computerFields),
   asset('workstations', 'workstation', computerFields, row => row.type_name === 'Workstation'),

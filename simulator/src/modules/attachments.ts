@@ -4,7 +4,7 @@ import { download } from '../operations/uploads.ts'
 import { rowById } from '../state.ts'
 import { id, type Module, text } from './module.ts'
 
-/** `content_url` of an attachment leads here (fact sheet 19). Files of hidden tickets stay hidden. */
+/** `content_url` of an attachment leads here (docs/sdp-api.md 19). Files of hidden tickets stay hidden. */
 export const attachments: Module = {
   path: 'attachments',
   table: 'attachments',

@@ -47,7 +47,7 @@ const downtimes: Module = {
   },
 }
 
-/** Changes (fact sheet 9). Listed oldest first unless asked otherwise (18.18). */
+/** Changes (docs/sdp-api.md 9). Listed oldest first unless asked otherwise (18.18). */
 export const changes: Module = {
   path: 'changes',
   table: 'changes',
@@ -181,7 +181,7 @@ export const changes: Module = {
 
 const releaseStages: Staged = { stages: 'release_stages', statuses: 'release_statuses' }
 
-/** Releases (fact sheet 10); their tasks name a stage. */
+/** Releases (docs/sdp-api.md 10); their tasks name a stage. */
 export const releases: Module = {
   path: 'releases',
   table: 'releases',

@@ -1,6 +1,6 @@
 import { allVerbs, flag, id, type Module, ref, rows, text, time, user } from './module.ts'
 
-/** Checklists of a ticket (fact sheet 7.4). */
+/** Checklists of a ticket (docs/sdp-api.md 7.4). */
 export const checklists: Module = {
   path: 'checklists',
   table: 'checklists',

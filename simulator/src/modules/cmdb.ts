@@ -65,7 +65,7 @@ const relationships: Module = {
   beforeSave: refuseSelf,
 }
 
-/** `/cmdb/{api name}`: root and list key are the API name of the type (fact sheet 14). */
+/** `/cmdb/{api name}`: root and list key are the API name of the type (docs/sdp-api.md 14). */
 export const cmdbModules: Module[] = Object.entries(ciTypes).map(([name, { label, attributes }]) => ({
   path: `cmdb/${name}`,
   table: 'cis',

@@ -17,7 +17,7 @@ import {
   user,
 } from './module.ts'
 
-/** Everything said on a ticket in one list: notes, mails both ways, approval comments (fact sheet 7.5). */
+/** Everything said on a ticket in one list: notes, mails both ways, approval comments (docs/sdp-api.md 7.5). */
 function entriesOf(call: Call): StoredRecord[] {
   const parent = call.trail.at(-1)?.record.id ?? ''
   const from = (table: string, type: (row: StoredRecord) => unknown) =>
@@ -87,7 +87,7 @@ const mailFields: Module['fields'] = {
 
 /**
  * Mails of a ticket. Adding one really "sends" it: the desk then counts as having responded, and the answer waits no
- * more. Addresses are plain texts (fact sheet 7.5).
+ * more. Addresses are plain texts (docs/sdp-api.md 7.5).
  */
 export const notifications: Module = {
   path: 'notifications',
@@ -123,7 +123,7 @@ export const drafts: Module = {
   },
 }
 
-/** What changed on a record, when and by whom (fact sheet 7.1). */
+/** What changed on a record, when and by whom (docs/sdp-api.md 7.1). */
 export const history: Module = {
   path: 'history',
   aliases: ['_history'],

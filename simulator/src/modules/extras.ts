@@ -1,6 +1,6 @@
 import { allVerbs, anything, flag, html, id, type Module, readVerbs, text, time, user } from './module.ts'
 
-/** Recurring tickets and changes, read only (fact sheet 17.2). */
+/** Recurring tickets and changes, read only (docs/sdp-api.md 17.2). */
 function maintenances(path: string, root: string, scope: string): Module {
   return {
     path,

@@ -16,7 +16,7 @@ import {
 
 const setup = ['setup'] as const
 
-/** A list of choices an administrator keeps (fact sheet 17.2): readable with setup.READ, changed by administrators. */
+/** A list of choices an administrator keeps (docs/sdp-api.md 17.2): readable with setup.READ, changed by administrators. */
 function lookup(path: string, root: string, more: Fields = {}, options: Partial<Module> = {}): Module {
   const extras = Object.keys(more).filter(key => more[key]?.type !== 'refs')
   return {

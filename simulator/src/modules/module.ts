@@ -80,7 +80,7 @@ export interface Module {
   readRoot?: string
   /** Key of lists; the path when absent. */
   listKey?: string
-  /** Scope modules of which one suffices (fact sheet 2.9). Children inherit it. */
+  /** Scope modules of which one suffices (docs/sdp-api.md 2.9). Children inherit it. */
   scopes?: readonly string[]
   verbs: readonly Verb[]
   fields: Fields

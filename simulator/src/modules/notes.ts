@@ -12,7 +12,7 @@ const written = {
 }
 
 /**
- * Notes of a request: written under `request_note`, read as `note` and `notes` (fact sheet 7.3).
+ * Notes of a request: written under `request_note`, read as `note` and `notes` (docs/sdp-api.md 7.3).
  * `mark_first_response` is taken only while nobody responded yet.
  */
 export const requestNotes: Module = {

@@ -29,7 +29,7 @@ const fields: Module['fields'] = {
   user_type: text({ readOnly: true, compute: row => (row.is_technician === true ? 'Technician' : 'User') }),
 }
 
-/** The shape of a person inside another record (fact sheet 5). */
+/** The shape of a person inside another record (docs/sdp-api.md 5). */
 const referenceFields = [
   'id',
   'name',
@@ -67,7 +67,7 @@ function people(path: string, root: string, scopes: string[], only?: (row: Store
   }
 }
 
-/** @see fact sheet 17.1 for which scope each path needs */
+/** @see docs/sdp-api.md 17.1 for which scope each path needs */
 export const peopleModules: Module[] = [
   people('users', 'user', ['users']),
   people('requesters', 'requester', ['users', 'setup'], row => row.is_technician !== true),

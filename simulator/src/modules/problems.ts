@@ -31,7 +31,7 @@ import { notesOf } from './notes.ts'
 import { tasksOf } from './tasks.ts'
 import { worklogsOf } from './worklogs.ts'
 
-/** A grouped text such as `root_cause {root_cause_description, root_cause_updated_by}` (fact sheet 8, 9). */
+/** A grouped text such as `root_cause {root_cause_description, root_cause_updated_by}` (docs/sdp-api.md 8, 9). */
 export function described(name: string): Fields {
   return {
     [name]: group({
@@ -84,7 +84,7 @@ const closureCode = ref('closure_codes', {
   only: row => (row.module as { name?: string } | undefined)?.name === 'problem',
 })
 
-/** Problems (fact sheet 8). */
+/** Problems (docs/sdp-api.md 8). */
 export const problems: Module = {
   path: 'problems',
   table: 'problems',

@@ -62,7 +62,7 @@ const startValues = (call: Call) => ({
   percentage_completion: 0,
 })
 
-/** Milestones take no `project`: it is read only and answers 4014 (fact sheet 11). */
+/** Milestones take no `project`: it is read only and answers 4014 (docs/sdp-api.md 11). */
 const milestones: Module = {
   path: 'milestones',
   table: 'milestones',
@@ -113,7 +113,7 @@ const isOfMilestone = (
   milestonesOfPortal: Record<string, StoredRecord> = {},
 ) => task.parentTable === 'milestones' && milestonesOfPortal[String(task.parent)]?.parent === project.id
 
-/** Projects with milestones, tasks, members (fact sheet 11). A deleted project is gone. */
+/** Projects with milestones, tasks, members (docs/sdp-api.md 11). A deleted project is gone. */
 export const projects: Module = {
   path: 'projects',
   table: 'projects',

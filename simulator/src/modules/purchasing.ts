@@ -23,7 +23,7 @@ import {
 } from './module.ts'
 import { notesOf } from './notes.ts'
 
-/** Contracts (fact sheet 15): a definite one needs its end. */
+/** Contracts (docs/sdp-api.md 15): a definite one needs its end. */
 const contracts: Module = {
   path: 'contracts',
   table: 'contracts',
@@ -94,7 +94,7 @@ interface Line {
   tax_rate?: number | null
 }
 
-/** Purchase orders (fact sheet 15). */
+/** Purchase orders (docs/sdp-api.md 15). */
 const purchaseOrders: Module = {
   path: 'purchase_orders',
   table: 'purchase_orders',

@@ -10,7 +10,7 @@ import type { Change } from './module.ts'
 
 const hourMs = 60 * 60 * 1000
 
-/** What SDP fills in on a new ticket (fact sheet 7.2, derived behaviour). */
+/** What SDP fills in on a new ticket (docs/sdp-api.md 7.2, derived behaviour). */
 export function newRequestValues(call: Call): Record<string, unknown> {
   const { portal, caller } = call
   return {
@@ -29,7 +29,7 @@ export function newRequestValues(call: Call): Record<string, unknown> {
  * The rules a ticket obeys when it is added or changed.
  * @returns a 3000 answer when closing lacks a field; then nothing is saved
  * @throws ApiFailure 4002 for locked fields, 4016 for times out of order
- * @see fact sheet 18.1, 18.2, 18.4, 18.9, 18.11
+ * @see docs/sdp-api.md 18.1, 18.2, 18.4, 18.9, 18.11
  */
 export function beforeRequestSaved(change: Change, call: Call): Reply | undefined {
   const { record, before, sent } = change

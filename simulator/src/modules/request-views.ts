@@ -23,7 +23,7 @@ function mine(test: (record: StoredRecord, call: Call) => boolean) {
   }
 }
 
-/** The named views of `filter_by` (fact sheet 3.4). */
+/** The named views of `filter_by` (docs/sdp-api.md 3.4). */
 export const requestViews: Record<string, (record: StoredRecord, call: Call) => boolean> = {
   All_Requests: () => true,
   Open_Requests: isOpen,

@@ -61,7 +61,7 @@ const closureCode = ref('closure_codes', {
   only: row => (row.module as { name?: string } | undefined)?.name === 'request',
 })
 
-/** Fact sheet 7.2: what may be written. */
+/** docs/sdp-api.md 7.2: what may be written. */
 const writable: Module['fields'] = {
   subject: text({ mandatory: true }),
   description: html(),
@@ -128,7 +128,7 @@ const writable: Module['fields'] = {
   tags: refs('tags'),
 }
 
-/** Fact sheet 7.2: what only SDP sets. */
+/** docs/sdp-api.md 7.2: what only SDP sets. */
 const given: Module['fields'] = readOnly({
   display_key: anything({
     compute: record => ({ display_value: `${record.is_service_request ? 'SR' : 'IN'}-${record.display_id}` }),
@@ -187,7 +187,7 @@ const given: Module['fields'] = readOnly({
   maintenance: anything(),
 })
 
-/** Requests (fact sheet 7): the tickets. */
+/** Requests (docs/sdp-api.md 7): the tickets. */
 export const requests: Module = {
   path: 'requests',
   table: 'requests',

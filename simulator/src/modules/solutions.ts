@@ -56,7 +56,7 @@ const withStatus =
   (row: StoredRecord, call: Call) =>
     row.is_trashed !== true && names.includes(String(statusName(row, call)))
 
-/** Knowledge base articles (fact sheet 12). Requesters read what is public and approved. */
+/** Knowledge base articles (docs/sdp-api.md 12). Requesters read what is public and approved. */
 const solutionModule: Module = {
   path: 'solutions',
   table: 'solutions',

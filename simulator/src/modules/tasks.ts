@@ -56,7 +56,7 @@ const fields: Fields = {
   created_time: time({ readOnly: true }),
 }
 
-/** Comments of a task: written as `task_comment {comment}`, answered with 201 (fact sheet 7.4, 11). */
+/** Comments of a task: written as `task_comment {comment}`, answered with 201 (docs/sdp-api.md 7.4, 11). */
 const comments: Module = {
   path: 'comments',
   table: 'task_comments',
@@ -128,7 +128,7 @@ const parentShown =
   (row: StoredRecord): unknown =>
     row.parentTable === table ? row.parent : null
 
-/** `/tasks`: the tasks of every module, those of hidden tickets left out (fact sheet 11). */
+/** `/tasks`: the tasks of every module, those of hidden tickets left out (docs/sdp-api.md 11). */
 export const generalTasks: Module = {
   ...common,
   scopes: ['general', 'projects', 'requests'],

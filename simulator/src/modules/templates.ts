@@ -29,7 +29,7 @@ function template(path: string, root: string): Module {
   }
 }
 
-/** Templates and additional fields (fact sheet 7.6, 17.2). */
+/** Templates and additional fields (docs/sdp-api.md 7.6, 17.2). */
 export const templateModules: Module[] = [
   {
     ...template('request_templates', 'request_template'),

@@ -43,7 +43,7 @@ function completeWorklog({ record, sent, before }: Change, call: Call): Reply | 
   return undefined
 }
 
-/** Time somebody spent on a record (fact sheet 7.4). Keys such as `status` or `is_billable` do not exist. */
+/** Time somebody spent on a record (docs/sdp-api.md 7.4). Keys such as `status` or `is_billable` do not exist. */
 export function worklogsOf(parentKey: string, parentTable: string): Module {
   return {
     path: 'worklogs',

@@ -44,7 +44,7 @@ function linkBetween(call: Call, id: string): StoredRecord | undefined {
   return childrenOf(call.portal, 'request_links', recordOf(call).id).find(link => link.linked_request === id)
 }
 
-/** `_link_requests` in its three methods; GET refuses any input (fact sheet 7.1, 18.15). */
+/** `_link_requests` in its three methods; GET refuses any input (docs/sdp-api.md 7.1, 18.15). */
 function link(call: Call): Reply {
   for (const { id, comments } of linkedOnes(call)) {
     if (linkBetween(call, id)) throw fail.notUnique('linked_request')

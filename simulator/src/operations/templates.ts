@@ -25,7 +25,7 @@ const technicianSections: Record<string, string[]> = {
   Resolution: ['resolution.content'],
 }
 
-/** The two layouts of a request template: sections of fields, each with its mandatory mark (fact sheet 7.6). */
+/** The two layouts of a request template: sections of fields, each with its mandatory mark (docs/sdp-api.md 7.6). */
 export function layoutsOf(template: StoredRecord, call: Call): Record<string, unknown>[] {
   const additional = udfDefinitions(call).map(row => `udf_fields.${String(row.field_key)}`)
   const mandatory = ['subject', ...call.world.faults.switches.mandatoryRequestFields]

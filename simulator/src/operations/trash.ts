@@ -14,7 +14,7 @@ export function trash(record: StoredRecord, call: Call): void {
   call.world.changed()
 }
 
-/** Trash and restore (fact sheet 7.1, 9); restore refuses any body. */
+/** Trash and restore (docs/sdp-api.md 7.1, 9); restore refuses any body. */
 export const trashOperations: Operations = {
   'DELETE move_to_trash'(call) {
     if (!call.caller.mayDelete) throw fail.notAllowed()

@@ -33,7 +33,7 @@ function attach(call: Call, file: StoredRecord): void {
 
 /**
  * `POST .../_uploads`, multipart with the file in part `filename`; `addtoattachment=true` puts it on the record, else
- * there is only a file_id to refer to (fact sheet 19). The older `PUT .../upload` takes part `input_file` and always adds.
+ * there is only a file_id to refer to (docs/sdp-api.md 19). The older `PUT .../upload` takes part `input_file` and always adds.
  */
 function upload(part: string, addsAlways: boolean) {
   return (call: Call): Reply => {

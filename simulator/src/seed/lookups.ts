@@ -2,7 +2,7 @@ import { builtInId, insert, nextId, type Portal, rowByName, type StoredRecord } 
 
 type Row = Record<string, unknown> & { name: string }
 
-/** Adds rows; a six-digit suffix makes the id of a built-in record (fact sheet 5.1). */
+/** Adds rows; a six-digit suffix makes the id of a built-in record (docs/sdp-api.md 5.1). */
 function fill(portal: Portal, table: string, rows: [suffix: string | null, row: Row][]): void {
   for (const [suffix, row] of rows)
     insert(portal, table, { id: suffix ? builtInId(portal, suffix) : nextId(portal), ...row })

@@ -6,6 +6,7 @@ import type { Person } from '../../sdp/people.ts'
 import { isPerson } from '../../sdp/people.ts'
 import { recordPath } from '../../sdp/records.ts'
 import { entity } from '../../sdp/requests.ts'
+import { settled } from '../../sdp/settle.ts'
 import { consent } from '../consent.ts'
 import { defineTool } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
@@ -67,8 +68,12 @@ export const decideApproval = defineTool({
     const path = child(recordPath(module, id), 'approval_levels', levelId, 'approvals', approvalId)
     const body = { approval: { comments: comment ?? '' } }
     call.approvals.forget(module, id)
-    await call.sdp.operate(path, decision, body, { repeatable: false })
-    const after = entity(await call.sdp.get(path), 'approval')
+    const read = async () => entity(await call.sdp.get(path), 'approval')
+    await settled<unknown>(
+      () => call.sdp.operate(path, decision, body, { repeatable: false }),
+      async () => (isPending((await read()).status) ? undefined : true),
+    )
+    const after = await read()
     const status = name(after.status)
     return {
       data: {

@@ -6,7 +6,7 @@ import type { ToolCall } from '../define.ts'
 import { amount, fieldSet, line, moment, option, who } from '../field-set.ts'
 import { row } from '../record-view.ts'
 
-/** Fact sheet 13. */
+/** docs/sdp-api.md 13. */
 export const assetFields = fieldSet('asset', {
   name: line(),
   product: option('product'),
@@ -86,7 +86,7 @@ async function withKeys(call: ToolCall, wanted: string[], fields: string[]): Pro
   return page.rows
 }
 
-/** SDP compares names without case (fact sheet 3.3). */
+/** SDP compares names without case (docs/sdp-api.md 3.3). */
 function theOne(wanted: string, rows: Json[]): Json {
   const same = (value: unknown) => text(value)?.toLowerCase() === wanted.toLowerCase()
   const fitting = rows.filter(row => keys.some(key => same(row[key])))

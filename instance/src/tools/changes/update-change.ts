@@ -21,7 +21,7 @@ export const updateChange = defineTool({
   idempotent: true,
   scopes: ['changes.UPDATE'],
   async run({ comment, ...input }, call) {
-    // mandatory whenever the status is modified (fact sheet 9)
+    // mandatory whenever the status is modified (docs/sdp-api.md 9)
     if (input.status !== undefined && !comment) {
       throw new ToolError('A change of status needs a comment.', 'Give comment.', { fields: ['comment'] })
     }

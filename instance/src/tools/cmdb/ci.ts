@@ -6,7 +6,7 @@ import type { ToolCall } from '../define.ts'
 import { strangersHtml, strangersLine } from '../markdown.ts'
 import { plainValue, time } from '../request-view.ts'
 
-/** API name of a CI type as people say it: "server" is `ci_server` (fact sheet 14). */
+/** API name of a CI type as people say it: "server" is `ci_server` (docs/sdp-api.md 14). */
 export function ciType(given: string): string {
   const plain = given
     .trim()

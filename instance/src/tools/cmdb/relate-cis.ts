@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { at, type Json, text } from '../../sdp/json.ts'
+import { settled } from '../../sdp/settle.ts'
 import { plain } from '../../sdp/similar.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { dryRun } from '../params.ts'
@@ -30,13 +31,15 @@ export const relateCis = defineTool({
     const head = { ci_id, other_ci_id, relation: relation ?? present?.relation }
     if ((present !== undefined) !== remove) return { data: { ...head, done: true, hint: 'It was so before.' } }
     if (dry_run) return { data: { ...head, dry_run: true, nothing_sent: true, would: remove ? 'remove' : 'add' } }
-    if (remove) await call.sdp.remove(ciPath(type, ci_id, 'ci_relationships', text(present?.relation_id) ?? ''))
-    else {
-      const relationship = { relationship_type: { name: relation }, ci: { id: other_ci_id } }
-      await call.sdp.post(ciPath(type, ci_id, 'ci_relationships'), { ci_relationship: relationship })
-    }
-    const after = (await relations(call, type, ci_id)).some(row => matches(row, other_ci_id, relation))
-    return { data: { ...head, done: after !== remove } }
+    const ci_relationship = { relationship_type: { name: relation }, ci: { id: other_ci_id } }
+    const write = () =>
+      remove
+        ? call.sdp.remove(ciPath(type, ci_id, 'ci_relationships', text(present?.relation_id) ?? ''))
+        : call.sdp.post(ciPath(type, ci_id, 'ci_relationships'), { ci_relationship })
+    const isDone = async () =>
+      (await relations(call, type, ci_id)).some(row => matches(row, other_ci_id, relation)) !== remove
+    await settled<unknown>(write, async () => (await isDone()) || undefined)
+    return { data: { ...head, done: await isDone() } }
   },
 })
 

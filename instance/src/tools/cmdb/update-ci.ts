@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { Json } from '../../sdp/json.ts'
+import { holds, settled } from '../../sdp/settle.ts'
 import { defineTool } from '../define.ts'
 import { diff } from '../diff.ts'
 import { textToHtml } from '../markdown.ts'
@@ -41,7 +42,10 @@ export const updateCi = defineTool({
       ...(attributes === undefined ? {} : { ci_attributes: attributes }),
     }
     if (dry_run) return { data: { ...ciRow(before, zone), dry_run: true, nothing_sent: true, would_send: record } }
-    await call.sdp.put(ciPath(type, ci_id), { [type]: record })
+    await settled<unknown>(
+      () => call.sdp.put(ciPath(type, ci_id), { [type]: record }),
+      async () => holds(await readCi(call, type, ci_id), record) || undefined,
+    )
     const after = await readCi(call, type, ci_id)
     const changes = diff(asked, before, after, zone)
     return { data: { done: changes.every(({ note }) => note === undefined), ...ciRow(after, zone), changes } }

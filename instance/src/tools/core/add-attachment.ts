@@ -1,9 +1,10 @@
 import { FormData } from 'undici'
 import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
-import { at, rows, text } from '../../sdp/json.ts'
+import { at, instant, type Json, rows, text } from '../../sdp/json.ts'
 import { child } from '../../sdp/path.ts'
 import { recordPath } from '../../sdp/records.ts'
+import { settled } from '../../sdp/settle.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { visible } from '../markdown.ts'
 import { dryRun, parentId } from '../params.ts'
@@ -11,7 +12,7 @@ import { ToolError } from '../result.ts'
 import { attachments } from '../rows.ts'
 
 const modules = ['request', 'problem', 'change', 'release', 'project', 'solution', 'asset'] as const
-/** A client that works on production sites limits itself to this (fact sheet 19). */
+/** A client that works on production sites limits itself to this (docs/sdp-api.md 19). */
 const mostBytes = 10 * 1024 * 1024
 /** Programs that run when somebody clicks them; a desk should not hand them around. */
 const refused = /\.(exe|scr|com|pif|msi|msp|dll|cpl|lnk|vbs|vbe|hta|jar|wsf|reg)$/i
@@ -99,7 +100,7 @@ function decoded(content: string): Buffer {
   return Buffer.from(compact, 'base64')
 }
 
-/** Fact sheet 19: `_uploads` with `addtoattachment`, answered by `files[]` or `attachment`. @returns the file id, where told */
+/** docs/sdp-api.md 19: `_uploads` with `addtoattachment`, answered by `files[]` or `attachment`. @returns the file id, where told */
 async function upload(
   call: ToolCall,
   module: (typeof modules)[number],
@@ -113,9 +114,18 @@ async function upload(
   form.append('addtoattachment', 'true')
   const parent = recordPath(module, id)
   const request = { method: 'POST', form, timeoutMs: 120_000 } as const
-  const { body } = await call.sdp.request({ ...request, path: child(parent, '_uploads') }).catch(error => {
-    if (!isSdpError(error, 'not-found')) throw error
-    return call.sdp.request({ ...request, path: child(parent, 'uploads') })
+  const send = () =>
+    call.sdp.request({ ...request, path: child(parent, '_uploads') }).catch(error => {
+      if (!isSdpError(error, 'not-found')) throw error
+      return call.sdp.request({ ...request, path: child(parent, 'uploads') })
+    })
+  const startedAt = call.context.now()
+  const { body } = await settled<{ body: Json }>(send, async () => {
+    const record = await call.records.get(call.sdp, module, id)
+    const attachment = rows(record.attachments).find(
+      row => text(row.name) === name && (instant(row.attached_on) ?? 0) >= startedAt - 30_000,
+    )
+    return attachment && { body: { attachment } }
   })
   const file = rows(body.files)[0] ?? rows(body.attachments)[0] ?? body.attachment ?? body.file
   return text(at(file, 'id')) ?? text(at(file, 'file_id'))

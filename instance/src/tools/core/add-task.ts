@@ -1,8 +1,9 @@
 import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
-import { at, type Json, text } from '../../sdp/json.ts'
+import { at, instant, type Json, text } from '../../sdp/json.ts'
 import { child } from '../../sdp/path.ts'
 import { entity } from '../../sdp/requests.ts'
+import { alike, settled } from '../../sdp/settle.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { diff } from '../diff.ts'
 import { textToHtml } from '../markdown.ts'
@@ -48,9 +49,21 @@ export const addTask = defineTool({
   },
 })
 
-/** Where tasks belong to a stage and none is given, it is the stage the parent is in (fact sheet 10). */
+/** Where tasks belong to a stage and none is given, it is the stage the parent is in (docs/sdp-api.md 10). */
 async function create(call: ToolCall, parent: Parent, task: Json): Promise<Json> {
-  const post = async (body: Json) => entity(await call.sdp.post(child(parent.path, 'tasks'), { task: body }), 'task')
+  const list = child(parent.path, 'tasks')
+  const startedAt = call.context.now()
+  const add = async (body: Json) => entity(await call.sdp.post(list, { task: body }), 'task')
+  const post = (body: Json) =>
+    settled(
+      () => add(body),
+      async () => {
+        const page = await call.sdp.list(list, { row_count: 100, start_index: 1 })
+        return page.rows.findLast(
+          row => alike(row.title, body.title) && (instant(row.created_time) ?? startedAt) >= startedAt - 30_000,
+        )
+      },
+    )
   try {
     return await post(task)
   } catch (error) {

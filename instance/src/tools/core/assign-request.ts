@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
 import { at, type Json, name, text } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { holds, settled } from '../../sdp/settle.ts'
 import { defineTool } from '../define.ts'
 import { diff } from '../diff.ts'
 import { dryRun, optionName, person, requestId } from '../params.ts'
@@ -50,10 +51,11 @@ export const assignRequest = defineTool({
     const parent = path`/requests/${id}`
     const edit = async () => void (await call.requests.update(call.sdp, id, payload))
     try {
-      if (isPickup) await call.sdp.operate(parent, 'pickup')
-      else await call.sdp.operate(parent, 'assign', { request: payload })
+      const assign = () =>
+        isPickup ? call.sdp.operate(parent, 'pickup') : call.sdp.operate(parent, 'assign', { request: payload })
+      await settled<unknown>(assign, async () => holds(await call.requests.get(call.sdp, id), payload) || undefined)
     } catch (error) {
-      // assigning is an edit of these fields under another name (fact sheet 7.1)
+      // assigning is an edit of these fields under another name (docs/sdp-api.md 7.1)
       if (isSdpError(error, 'denied')) throw refused(error, before)
       if (!isSdpError(error, 'not-found') && !isUnknownShape(error)) throw error
       await edit()
@@ -78,7 +80,7 @@ function isUnknownShape(error: unknown): boolean {
   return isSdpError(error, 'invalid-value') && /EXTRA_(KEY|PARAM)/.test(error.details.said ?? '')
 }
 
-/** Some sites assign only what has a category (fact sheet 18.11). */
+/** Some sites assign only what has a category (docs/sdp-api.md 18.11). */
 function refused(error: SdpError, ticket: Json): SdpError {
   if (text(at(ticket, 'category.id')) !== undefined && text(at(ticket, 'subcategory.id')) !== undefined) return error
   return new SdpError('denied', error.message, {

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
 import { at, type Json, name } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { settled } from '../../sdp/settle.ts'
 import { plain } from '../../sdp/similar.ts'
 import { after, hasResolution, isClosed, setResolution, wantsResolutionFirst } from '../closing.ts'
 import { defineTool, type ToolCall } from '../define.ts'
@@ -60,7 +61,12 @@ export const closeRequest = defineTool({
     }
     if (!(resolution && (await closeByEdit(call, id, info, resolution)))) {
       if (resolution) await setResolution(call, id, resolution)
-      await after(resolution && 'The resolution is set.', () => close(call, id, info))
+      await after(resolution && 'The resolution is set.', () =>
+        settled<unknown>(
+          () => close(call, id, info),
+          async () => isClosed(await call.requests.get(call.sdp, id)) || undefined,
+        ),
+      )
     }
     const ticket = await after('The site took the closing.', () => call.requests.get(call.sdp, id))
     if (!isClosed(ticket)) throw notClosed(ticket)
@@ -77,7 +83,7 @@ export const closeRequest = defineTool({
 })
 
 /**
- * Resolution and closing in one edit, which sites take as well as the operation (fact sheet 7.1).
+ * Resolution and closing in one edit, which sites take as well as the operation (docs/sdp-api.md 7.1).
  *
  * @returns false when it has to go step by step: the site has no status called Closed, wants the resolution to be there
  *   before, or takes the closing only as an operation. Then nothing was changed.
@@ -106,7 +112,7 @@ async function closeByEdit(call: ToolCall, id: string, info: Json, resolution: s
 
 const stepwise = new Set(['status', 'closure_info'])
 
-/** `_close`, else an edit to the closed status (fact sheet 7.1). 3000 means that it stayed open (18.5). */
+/** `_close`, else an edit to the closed status (docs/sdp-api.md 7.1). 3000 means that it stayed open (18.5). */
 async function close(call: ToolCall, id: string, info: Json): Promise<void> {
   try {
     const body = Object.keys(info).length > 0 ? { request: { closure_info: info } } : undefined

@@ -60,7 +60,7 @@ export const createRequest = defineTool({
   },
 })
 
-/** What the template demands, asked before SDP refuses; a site that does not tell answers 4012 itself (fact sheet 18.2). */
+/** What the template demands, asked before SDP refuses; a site that does not tell answers 4012 itself (docs/sdp-api.md 18.2). */
 async function refuseIncomplete(call: ToolCall, payload: Json, templateId: string | undefined): Promise<void> {
   const id = templateId ?? (await defaultTemplate(call))
   const mandatory = id ? await call.forms.templateMandatory(call.sdp, id) : undefined
@@ -75,7 +75,7 @@ async function refuseIncomplete(call: ToolCall, payload: Json, templateId: strin
   )
 }
 
-/** SDP fills these by itself (fact sheet 7.2). */
+/** SDP fills these by itself (docs/sdp-api.md 7.2). */
 const filledBySite = new Set(['requester', 'status', 'created_time', 'template'])
 
 async function defaultTemplate(call: ToolCall): Promise<string | undefined> {

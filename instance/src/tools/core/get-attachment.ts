@@ -91,7 +91,7 @@ async function list(call: ToolCall, parent: SdpPath): Promise<Json[]> {
   }
 }
 
-/** By `content_url`, else by the newer path on premises (fact sheet 19). */
+/** By `content_url`, else by the newer path on premises (docs/sdp-api.md 19). */
 async function fetchBytes(call: ToolCall, parent: SdpPath, found: Json, url: string | undefined, maxBytes: number) {
   if (url) return call.sdp.download(url, maxBytes)
   const id = text(found.id) ?? text(found.file_id) ?? ''

@@ -77,7 +77,7 @@ async function read(kind: (typeof kinds)[number], call: ToolCall, id: string, zo
   }
 }
 
-/** Fact sheet 7.5: the list has no bodies, each mail is read by its id. */
+/** docs/sdp-api.md 7.5: the list has no bodies, each mail is read by its id. */
 async function conversation(call: ToolCall, id: string): Promise<Entry[]> {
   const page = await call.sdp.list(path`/requests/${id}/conversations`, {
     row_count: 100,
@@ -135,7 +135,7 @@ async function notes(call: ToolCall, id: string): Promise<Entry[]> {
   return found.map(row => ({
     at: instant(row.created_time) ?? instant(row.added_time) ?? 0,
     show: async () => {
-      // list rows may lack the text (fact sheet 7.3)
+      // list rows may lack the text (docs/sdp-api.md 7.3)
       const whole =
         text(row.description) === undefined ? { ...row, ...(await noteBody(call, id, text(row.id) ?? '')) } : row
       return {
@@ -158,7 +158,7 @@ async function noteBody(call: ToolCall, id: string, noteId: string): Promise<Jso
   }
 }
 
-/** Known on premises as `history` (fact sheet 7.1); on Cloud under either name, if at all. */
+/** Known on premises as `history` (docs/sdp-api.md 7.1); on Cloud under either name, if at all. */
 async function history(call: ToolCall, id: string, zone: string): Promise<Entry[]> {
   const parent = path`/requests/${id}`
   const list = async (segment: string) => (await call.sdp.list(child(parent, segment), undefined, { probe: true })).rows

@@ -156,7 +156,7 @@ async function approvals(sdp: Sdp, id: string, zone: string): Promise<unknown> {
   }
 }
 
-/** This list refuses any list_info (fact sheet 18.15). */
+/** This list refuses any list_info (docs/sdp-api.md 18.15). */
 async function linked(sdp: Sdp, id: string): Promise<unknown> {
   try {
     const body = await sdp.get(path`/requests/${id}/_link_requests`)

@@ -45,7 +45,7 @@ export const listMyApprovals = defineTool({
   },
 })
 
-/** Records on their way through approval: by the named view, which other clients use too (fact sheet 3.4), else by their status. */
+/** Records on their way through approval: by the named view, which other clients use too (docs/sdp-api.md 3.4), else by their status. */
 async function candidates(call: ToolCall, module: (typeof modules)[number]): Promise<SdpPage> {
   const info = { row_count: mostRecords, start_index: 1, sort_field: 'created_time', sort_order: 'desc' } as const
   const byView = { filter_by: { name: 'Requests_Pending_Approval' } }

@@ -3,6 +3,7 @@ import { isSdpError, SdpError } from '../../sdp/errors.ts'
 import { at, instant, isObject, type Json, rows, text } from '../../sdp/json.ts'
 import { child, path } from '../../sdp/path.ts'
 import { linksIn } from '../../sdp/requests.ts'
+import { alike, settled } from '../../sdp/settle.ts'
 import { consent } from '../consent.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine, textToHtml } from '../markdown.ts'
@@ -53,7 +54,14 @@ export const replyToRequester = defineTool({
     if ('answer' in agreed) return { data: { sent: false, ...agreed.answer.data } }
     const mail = agreed.plan
     const startedAt = call.context.now()
-    const created = await send(call, id, mail)
+    const created = await settled(
+      () => send(call, id, mail),
+      () => sentSince(call, id, mail, startedAt),
+    ).catch(error => {
+      throw isSdpError(error, 'indeterminate')
+        ? new SdpError(error.kind, error.message, { ...error.details, nextStep: lost })
+        : error
+    })
     const found = await readBack(call, id, created, startedAt)
     return {
       data: {
@@ -85,7 +93,7 @@ function compose(ticket: Json, id: string, body: string, to: string[] | undefine
       },
     )
   }
-  // mails thread by the number between the marks (fact sheet 7.5)
+  // mails thread by the number between the marks (docs/sdp-api.md 7.5)
   const key = text(at(ticket, 'display_key.display_value')) ?? number(ticket) ?? id
   return {
     to: recipients,
@@ -126,12 +134,31 @@ async function send(call: ToolCall, id: string, mail: Mail): Promise<Json> {
     return await call.sdp.post(path`/requests/${id}/notifications`, { notification })
   } catch (error) {
     if (!(error instanceof SdpError)) throw error
-    const nextStep =
-      error.kind === 'indeterminate'
-        ? 'The mail may have been sent. Look with get_request_activity; never send it again before.'
-        : `${offer} (Reason: ${error.message})`
+    const nextStep = error.kind === 'indeterminate' ? lost : `${offer} (Reason: ${error.message})`
     throw new SdpError(error.kind, replyFailed(error), { ...error.details, nextStep })
   }
+}
+
+const lost = 'The mail may have been sent. Look with get_request_activity; never send it again before.'
+
+/** A mail of this very text on the ticket, sent by the desk since: the call whose answer was lost did send it. */
+async function sentSince(call: ToolCall, id: string, mail: Mail, startedAt: number): Promise<Json | undefined> {
+  for (const mailId of await repliesSince(call, id, startedAt)) {
+    const found = await call.requests.mail(call.sdp, id, mailId)
+    if (alike(found.description, mail.description)) return { notification: { ...found, id: mailId } }
+  }
+  return undefined
+}
+
+/** Newest first. */
+async function repliesSince(call: ToolCall, id: string, startedAt: number): Promise<string[]> {
+  const body = await call.sdp.get(path`/requests/${id}/conversations`, {
+    list_info: { row_count: 5, start_index: 1, sort_field: 'created_time', sort_order: 'desc' },
+  })
+  return rows(body.conversations)
+    .filter(row => /^REQREPLY$/i.test(text(row.type) ?? '') && (instant(row.created_time) ?? 0) >= startedAt - 60_000)
+    .map(row => text(row.id))
+    .filter(mailId => mailId !== undefined)
 }
 
 function replyFailed(error: SdpError): string {
@@ -153,13 +180,7 @@ async function readBack(
       const body = await call.sdp.get(path`/requests/${id}/notifications/${known}`)
       return isObject(body.notification) ? { id: known } : undefined
     }
-    const body = await call.sdp.get(path`/requests/${id}/conversations`, {
-      list_info: { row_count: 5, start_index: 1, sort_field: 'created_time', sort_order: 'desc' },
-    })
-    const found = rows(body.conversations).find(
-      row => /^REQREPLY$/i.test(text(row.type) ?? '') && (instant(row.created_time) ?? 0) >= startedAt - 60_000,
-    )
-    const mailId = text(found?.id)
+    const [mailId] = await repliesSince(call, id, startedAt)
     return mailId ? { id: mailId } : undefined
   } catch (error) {
     if (isSdpError(error, 'cancelled')) throw error

@@ -67,7 +67,7 @@ export const resolveRequest = defineTool({
 })
 
 /**
- * Resolution and status in one edit (fact sheet 7.1); one after the other where the site wants the resolution to be
+ * Resolution and status in one edit (docs/sdp-api.md 7.1); one after the other where the site wants the resolution to be
  * there before. @returns the ticket after it
  *
  * @param isBusy - more is to be written: the site's own answer to the edit is proof enough

@@ -93,7 +93,7 @@ export const searchRequests = defineTool({
     const clock = { now: call.context.now(), zone }
     const asked = await fieldConditions(input, call, clock)
     const found = await search(await viewCondition(input, call, clock)).catch(async error => {
-      // a site that cannot search by the count of unanswered mails has a named view for it (fact sheet 3.4)
+      // a site that cannot search by the count of unanswered mails has a named view for it (docs/sdp-api.md 3.4)
       if (input.view !== 'updated_by_requester' || !isSdpError(error, 'invalid-value')) throw error
       return search(all(isOpen, await ownerOfView(input, call)), { filter_by: { name: 'Waiting_For_My_Update' } })
     })
@@ -154,7 +154,7 @@ async function fieldConditions(input: Input, call: ToolCall, clock: Clock): Prom
 
 const isOpen = is('status.in_progress', true)
 
-/** Views are written as criteria: the named `My_*` filters are unreliable (fact sheet 3.4). */
+/** Views are written as criteria: the named `My_*` filters are unreliable (docs/sdp-api.md 3.4). */
 async function viewCondition(input: Input, call: ToolCall, clock: Clock): Promise<Condition | undefined> {
   switch (input.view ?? 'all') {
     case 'all':

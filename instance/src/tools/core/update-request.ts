@@ -112,7 +112,7 @@ async function addStatus(
         fields: ['status'],
       })
     const until = parseInstant(input.on_hold_until, { now: call.context.now(), zone }, 'end')
-    // comments of an on-hold status travel in the scheduler (fact sheet 18.6)
+    // comments of an on-hold status travel in the scheduler (docs/sdp-api.md 18.6)
     payload.onhold_scheduler = {
       scheduled_time: { value: String(until) },
       ...(input.reason ? { comments: input.reason } : {}),

@@ -3,6 +3,7 @@ import { isSdpError } from '../../sdp/errors.ts'
 import { at, name, text } from '../../sdp/json.ts'
 import { child, type SdpPath } from '../../sdp/path.ts'
 import { entity } from '../../sdp/requests.ts'
+import { alike, holds, settled } from '../../sdp/settle.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { diff } from '../diff.ts'
 import { escapeHtml } from '../markdown.ts'
@@ -51,7 +52,13 @@ export const updateTask = defineTool({
       }))
       return { data: { ...head, dry_run: true, nothing_sent: true, changes: planned, comment } }
     }
-    if (Object.keys(asked).length > 0) await call.sdp.put(path, { task })
+    if (Object.keys(asked).length > 0) {
+      const look = async () => {
+        const present = entity(await call.sdp.get(path), 'task')
+        return holds(present, task) ? present : undefined
+      }
+      await settled(() => call.sdp.put(path, { task }), look)
+    }
     const commented = comment ? await addComment(call, path, comment) : undefined
     const zone = await call.zone()
     const actual = entity(await call.sdp.get(path), 'task')
@@ -63,14 +70,19 @@ export const updateTask = defineTool({
   },
 })
 
-/** `task_comment {comment}` on Cloud, `comment {content}` on premises (fact sheet 7.4). */
+/** `task_comment {comment}` on Cloud, `comment {content}` on premises (docs/sdp-api.md 7.4). */
 async function addComment(call: ToolCall, task: SdpPath, comment: string): Promise<string> {
   const content = escapeHtml(comment).replaceAll('\n', '<br>')
+  const list = child(task, 'comments')
+  const look = async () => {
+    const page = await call.sdp.list(list, { row_count: 100, start_index: 1 })
+    return page.rows.find(row => alike(row.comment ?? row.content, content))
+  }
   try {
-    await call.sdp.post(child(task, 'comments'), { task_comment: { comment: content } })
+    await settled(() => call.sdp.post(list, { task_comment: { comment: content } }), look)
   } catch (error) {
     if (!isSdpError(error, 'invalid-value') || !/EXTRA_KEY/.test(error.details.said ?? '')) throw error
-    await call.sdp.post(child(task, 'comments'), { comment: { content } })
+    await call.sdp.post(list, { comment: { content } })
   }
   return 'added'
 }

@@ -1,6 +1,7 @@
 import { isSdpError } from '../../sdp/errors.ts'
 import type { Json } from '../../sdp/json.ts'
 import type { SdpPath } from '../../sdp/path.ts'
+import { settled } from '../../sdp/settle.ts'
 import { consent } from '../consent.ts'
 import type { ToolCall } from '../define.ts'
 import type { Outcome } from '../result.ts'
@@ -22,8 +23,15 @@ export async function deleteAfterConsent(call: ToolCall, deletion: Deletion): Pr
   const agreed = await consent(call, request)
   if ('answer' in agreed) return agreed.answer
   const { path, id } = agreed.plan
-  await call.sdp.remove(path)
-  return { data: { done: await isGone(call, path), deleted: id, url } }
+  // gone already when its answer was lost and it is not there any more
+  const wasLost = await settled(
+    async () => {
+      await call.sdp.remove(path)
+      return false
+    },
+    async () => ((await isGone(call, path)) ? true : undefined),
+  )
+  return { data: { done: wasLost || (await isGone(call, path)), deleted: id, url } }
 }
 
 async function isGone(call: ToolCall, path: SdpPath): Promise<boolean> {

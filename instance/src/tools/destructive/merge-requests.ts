@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
 import { type Json, name } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { settled } from '../../sdp/settle.ts'
 import { consent } from '../consent.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
@@ -44,12 +45,14 @@ export const mergeRequests = defineTool({
       isPreviewOnly: dry_run === true,
     })
     if ('answer' in agreed) return agreed.answer
-    await call.sdp.operate(
-      path`/requests/${id}`,
-      'merge_requests',
-      { merge_requests: ids.map(one => ({ id: one })) },
-      { repeatable: false },
-    )
+    const merge = () =>
+      call.sdp.operate(
+        path`/requests/${id}`,
+        'merge_requests',
+        { merge_requests: ids.map(one => ({ id: one })) },
+        { repeatable: false },
+      )
+    await settled<unknown>(merge, async () => ((await areGone(call, ids)) ? true : undefined))
     return {
       data: {
         done: await areGone(call, ids),
@@ -74,7 +77,7 @@ async function tickets(call: ToolCall, ids: string[]): Promise<Json[]> {
   return Promise.all(ids.map(async id => found.get(id) ?? call.requests.get(call.sdp, id)))
 }
 
-/** A merged ticket cannot be fetched any more (fact sheet 7.1); several are looked for in one list. */
+/** A merged ticket cannot be fetched any more (docs/sdp-api.md 7.1); several are looked for in one list. */
 async function areGone(call: ToolCall, ids: string[]): Promise<boolean> {
   const [only, ...others] = ids
   if (only === undefined || others.length > 0)

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { flag, name } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { settled } from '../../sdp/settle.ts'
 import { defineTool } from '../define.ts'
 import { dryRun } from '../params.ts'
 import { number } from '../request-view.ts'
@@ -18,8 +19,13 @@ export const restoreRequest = defineTool({
     const id = await call.requests.id(call.sdp, request_id)
     if (dry_run) return { data: { dry_run: true, nothing_sent: true, would_restore: id } }
     const before = await call.requests.get(call.sdp, id).catch(() => undefined)
-    // takes no body at all (fact sheet 18.15)
-    if (!before || flag(before.is_trashed) === true) await call.sdp.operate(path`/requests/${id}`, 'restore_from_trash')
+    // takes no body at all (docs/sdp-api.md 18.15)
+    if (!before || flag(before.is_trashed) === true) {
+      await settled<unknown>(
+        () => call.sdp.operate(path`/requests/${id}`, 'restore_from_trash', undefined, { repeatable: false }),
+        async () => flag((await call.requests.get(call.sdp, id)).is_trashed) !== true || undefined,
+      )
+    }
     const ticket = await call.requests.get(call.sdp, id)
     return {
       data: {

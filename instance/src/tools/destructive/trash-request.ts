@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
 import { flag, name } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { settled } from '../../sdp/settle.ts'
 import { consent } from '../consent.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
@@ -36,15 +37,19 @@ export const trashRequest = defineTool({
       isPreviewOnly: dry_run === true,
     })
     if ('answer' in agreed) return agreed.answer
-    await trash(call, id)
+    await settled(
+      () => trash(call, id),
+      async () => ((await isGone(call, id)) ? null : undefined),
+    )
     return { data: { done: await isGone(call, id), number: agreed.plan, id, back: 'restore_request with this id' } }
   },
 })
 
-/** Only the operation that certainly trashes: what a bare DELETE does on Cloud is unclear, it may purge (fact sheet 7.1). */
-async function trash(call: ToolCall, id: string): Promise<void> {
+/** Only the operation that certainly trashes: what a bare DELETE does on Cloud is unclear, it may purge (docs/sdp-api.md 7.1). */
+async function trash(call: ToolCall, id: string): Promise<null> {
   try {
     await call.sdp.operate(path`/requests/${id}`, 'move_to_trash', undefined, { method: 'DELETE', repeatable: false })
+    return null
   } catch (error) {
     if (!isSdpError(error, 'not-found')) throw error
     throw new SdpError('not-found', 'This site offers no trash operation by its API; nothing was deleted.', {

@@ -3,7 +3,7 @@ import type { ToolCall } from '../define.ts'
 import { fieldSet, flag, line, markdown, moment, option, references, who } from '../field-set.ts'
 import { row } from '../record-view.ts'
 
-/** Fact sheet 8. */
+/** docs/sdp-api.md 8. */
 export const problemFields = fieldSet('problem', {
   title: line(),
   description: markdown(),

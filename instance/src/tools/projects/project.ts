@@ -15,7 +15,7 @@ const schedule = {
   estimated_hours: amount(),
 }
 
-/** Fact sheet 11. */
+/** docs/sdp-api.md 11. */
 export const projectFields = fieldSet('project', {
   title: line(),
   code: line({ key: 'project_code', longest: 50 }),
@@ -25,7 +25,7 @@ export const projectFields = fieldSet('project', {
   department: option('department'),
 })
 
-/** Without `project`, which is refused inside a milestone (fact sheet 11). */
+/** Without `project`, which is refused inside a milestone (docs/sdp-api.md 11). */
 export const milestoneFields = fieldSet('project', { title: line(), ...schedule })
 
 const shown = [

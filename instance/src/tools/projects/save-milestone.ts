@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { text } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
 import { entity } from '../../sdp/requests.ts'
+import { holds, settled } from '../../sdp/settle.ts'
 import { plain } from '../../sdp/similar.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { diff } from '../diff.ts'
@@ -36,11 +37,19 @@ export const saveMilestone = defineTool({
     const list = path`/projects/${project}/milestones`
     const one = (of: string) => path`/projects/${project}/milestones/${of}`
     const before = id ? entity(await call.sdp.get(one(id)), 'milestone') : undefined
-    const answer = id
-      ? await call.sdp.put(one(id), { milestone: payload })
-      : await call.sdp.post(list, { milestone: payload })
-    const saved = id ?? text(entity(answer, 'milestone').id)
-    const after = saved ? entity(await call.sdp.get(one(saved)), 'milestone') : entity(answer, 'milestone')
+    const read = async (of: string) => entity(await call.sdp.get(one(of)), 'milestone')
+    const write = () =>
+      id ? call.sdp.put(one(id), { milestone: payload }) : call.sdp.post(list, { milestone: payload })
+    const answer = await settled(
+      async () => entity(await write(), 'milestone'),
+      async () => {
+        const made = id ?? (await byTitle(call, project, input.title))
+        const present = made ? await read(made) : undefined
+        return present && holds(present, payload) ? present : undefined
+      },
+    )
+    const saved = id ?? text(answer.id)
+    const after = saved ? await read(saved) : answer
     const changes = diff(asked, before, after, zone)
     return {
       data: {

@@ -35,7 +35,7 @@ export const searchTasks = defineTool({
       await between(call, 'scheduled_end_time', input.due_from, input.due_to),
     )
     const found = await call.sdp.list(project ? path`/projects/${project}/tasks` : path`/tasks`, {
-      // by start_index: project tasks refuse `page` (fact sheet 11)
+      // by start_index: project tasks refuse `page` (docs/sdp-api.md 11)
       ...paging(page, limit),
       sort_field: 'scheduled_end_time',
       sort_order: 'asc',

@@ -1,6 +1,6 @@
 import { row } from '../record-view.ts'
 
-/** Fact sheet 15. */
+/** docs/sdp-api.md 15. */
 export const contractRow = row([
   'name',
   'custom_id',

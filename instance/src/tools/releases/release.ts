@@ -3,7 +3,7 @@ import type { ToolCall } from '../define.ts'
 import { fieldSet, line, markdown, moment, option, references, who } from '../field-set.ts'
 import { row } from '../record-view.ts'
 
-/** Fact sheet 10. */
+/** docs/sdp-api.md 10. */
 export const releaseFields = fieldSet('release', {
   title: line(),
   description: markdown(),

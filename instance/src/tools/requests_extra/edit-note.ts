@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
 import { flag, type Json, text } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
+import { holds, settled } from '../../sdp/settle.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { htmlToMarkdown, textToHtml } from '../markdown.ts'
 import { dryRun, requestId } from '../params.ts'
@@ -45,7 +46,10 @@ export const editNote = defineTool({
         },
       }
     }
-    await put(call, id, note_id, note)
+    await settled<unknown>(
+      () => put(call, id, note_id, note),
+      async () => holds(await call.requests.note(call.sdp, id, note_id), note) || undefined,
+    )
     const after = await call.requests.note(call.sdp, id, note_id)
     const isVisible = flag(after.show_to_requester) ?? false
     const took = htmlToMarkdown(text(after.description) ?? '') === htmlToMarkdown(text(note.description) ?? '')
@@ -59,7 +63,7 @@ export const editNote = defineTool({
   },
 })
 
-/** `request_note` on Cloud, `note` elsewhere (fact sheet 7.3). */
+/** `request_note` on Cloud, `note` elsewhere (docs/sdp-api.md 7.3). */
 async function put(call: ToolCall, id: string, noteId: string, note: Json): Promise<void> {
   try {
     await call.sdp.put(path`/requests/${id}/notes/${noteId}`, { request_note: note })

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { at, rows, text } from '../../sdp/json.ts'
 import { child, path } from '../../sdp/path.ts'
+import { settled } from '../../sdp/settle.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { dryRun, requestId } from '../params.ts'
 import { ToolError } from '../result.ts'
@@ -37,7 +38,14 @@ export const linkRequests = defineTool({
         ...(comments && !remove ? { comments } : {}),
       }))
       const method = remove ? 'DELETE' : 'POST'
-      await call.sdp.operate(path`/requests/${id}`, 'link_requests', { link_requests }, { method, repeatable: false })
+      const options = { method, repeatable: false } as const
+      await settled<unknown>(
+        () => call.sdp.operate(path`/requests/${id}`, 'link_requests', { link_requests }, options),
+        async () => {
+          const now = await linked(call, id)
+          return wanted.every(other => now.includes(other) !== remove) || undefined
+        },
+      )
     }
     const after = await linked(call, id)
     return {
@@ -50,7 +58,7 @@ export const linkRequests = defineTool({
   },
 })
 
-/** The list refuses any input (fact sheet 18.15). */
+/** The list refuses any input (docs/sdp-api.md 18.15). */
 async function linked(call: ToolCall, id: string): Promise<string[]> {
   const body = await call.sdp.get(child(path`/requests/${id}`, '_link_requests'))
   return rows(body.link_requests)

@@ -3,6 +3,7 @@ import { isSdpError } from '../../sdp/errors.ts'
 import { name, text } from '../../sdp/json.ts'
 import { child, path, type SdpPath } from '../../sdp/path.ts'
 import { entity } from '../../sdp/requests.ts'
+import { holds, settled } from '../../sdp/settle.ts'
 import { after } from '../closing.ts'
 import { consent } from '../consent.ts'
 import { defineTool, type ToolCall } from '../define.ts'
@@ -11,7 +12,7 @@ import { dryRun, person, requestId } from '../params.ts'
 import { number } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 
-/** Levels go from 1 to 5 (fact sheet 7.4). */
+/** Levels go from 1 to 5 (docs/sdp-api.md 7.4). */
 const highestLevel = 5
 
 export const requestApproval = defineTool({
@@ -56,15 +57,28 @@ export const requestApproval = defineTool({
     if ('answer' in agreed) return agreed.answer
     const { people, level, subject } = agreed.plan
     call.approvals.forget('request', id)
-    const created = entity(await call.sdp.post(list, { approval_level: { level } }), 'approval_level')
+    const created = await settled(
+      async () => entity(await call.sdp.post(list, { approval_level: { level } }), 'approval_level'),
+      async () => {
+        const page = await call.sdp.list(list, { row_count: 10, start_index: 1 })
+        return page.rows.find(row => Number(text(row.level)) === level)
+      },
+    )
     const approvals = child(list, text(created.id) ?? '', 'approvals')
     const added: string[] = []
     const ids: string[] = []
     for (const { person: approver, reference } of people) {
-      const step = () => call.sdp.post(approvals, { approval: { approver: reference } })
+      const step = () =>
+        settled(
+          async () => entity(await call.sdp.post(approvals, { approval: { approver: reference } }), 'approval'),
+          async () => {
+            const page = await call.sdp.list(approvals, { row_count: 50, start_index: 1 })
+            return page.rows.find(row => holds(row, { approver: reference }))
+          },
+        )
       const done =
         added.length > 0 ? `Level ${level} holds ${added.join(', ')}.` : `Level ${level} was added, without approvers.`
-      const approval = entity(await after(done, step), 'approval')
+      const approval = await after(done, step)
       added.push(name(approval.approver) ?? approver.name)
       ids.push(text(approval.id) ?? '')
     }

@@ -3,7 +3,7 @@ import { solutionRow } from '../core/search-solutions.ts'
 import type { ToolCall } from '../define.ts'
 import { fieldSet, flag, line, markdown, moment, option } from '../field-set.ts'
 
-/** Fact sheet 12. */
+/** docs/sdp-api.md 12. */
 export const solutionFields = fieldSet('solution', {
   title: line(),
   text: markdown('description'),
