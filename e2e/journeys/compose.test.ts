@@ -15,7 +15,8 @@ import { eventually, type Stack } from '../support/stack.ts'
 
 const run = promisify(execFile)
 const root = dirname(dirname(import.meta.dirname))
-const installation = 'e2e-compose'
+// sorts before most names, which once moved the published ports to the first user's network
+const installation = '0-e2e-compose'
 const project = 'sdp-mcp-e2e'
 const files = ['-f', 'compose/compose.yaml', '-f', 'compose/simulator.yaml', '-p', project]
 const socketProxy = ['-f', 'compose/socket-proxy.yaml']
@@ -282,10 +283,15 @@ test('with the filter in front of the Docker socket nothing changes but who hold
 test('with restricted egress an instance works on a network that leads nowhere, through a proxy that leads to its hosts only', async () => {
   environment = { ...environment, SDP_EGRESS: 'restricted' }
   await compose(...files, ...socketProxy, '-f', 'e2e/support/restricted.compose.yaml', 'up', '-d', '--no-build')
+  await eventually(async () => (await fetch(`http://127.0.0.1:${ports.http}/readyz`)).status === 200, {
+    withinMs: 90_000,
+    what: 'readiness with restricted egress',
+  })
+  // as an operator does who will not wait until nobody uses it
+  expect((await admin('POST', '/v1/users/alice/instance/restart')).status).toBe(202)
   const restricted = await eventually(
     async () => {
       const { state, containerId } = (await admin('GET', '/v1/users/alice')).body.instance
-      if (state === 'stopped') await admin('POST', '/v1/users/alice/instance/start')
       if (state !== 'ready') return undefined
       const { NetworkSettings } = await docker.getContainer(containerId).inspect()
       const [network] = await Promise.all(
@@ -319,7 +325,7 @@ test('with restricted egress an instance works on a network that leads nowhere, 
   const claims = { iss: 'sdp-mcp', aud: 'egress', sub: id, generation }
   const leave = jwt({ alg: 'EdDSA', kid }, claims, ed25519(privateKey))
   const simulatorAddress = (await docker.getContainer('sdp-mcp-simulator').inspect()).NetworkSettings.Networks[
-    'sdp-mcp-backend'
+    'sdp-mcp--backend'
   ]!.IPAddress
   const seen = await runInside(
     restricted.containerId,
