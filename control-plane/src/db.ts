@@ -19,7 +19,7 @@ export interface Db extends Queryable {
    * hangs or is cut off by not being heard of for ten seconds. Work whose connection is lost goes on without the lock,
    * so it must bear company; `lost` tells it.
    *
-   * @throws AppError `database-unavailable` also when the lock cannot be had for a minute and a half
+   * @throws AppError `database-busy` when the lock cannot be had for a minute and a half
    */
   withLock<T>(key: string, work: (lost: AbortSignal) => Promise<T>): Promise<T>
   /** Sends a notification; inside a transaction use {@link notifySql}, so that it is sent with the commit. */
@@ -337,10 +337,10 @@ export function violatedConstraint(error: unknown): string | undefined {
   return (error as { constraint?: string })?.constraint
 }
 
-// connection exceptions (08), operator intervention (57P), a statement that took too long (57014) or waited too long for a
-// lock (55P03), out of connections or disk (53), and what Node says of sockets
+// connection exceptions (08), operator intervention (57P), a statement that took too long (57014), out of connections or
+// disk (53), and what Node says of sockets
 const outage =
-  /^(08|57P|57014|55P03|53)|^(ECONNREFUSED|ECONNRESET|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EPIPE|EHOSTUNREACH|ENETUNREACH)$/
+  /^(08|57P|57014|53)|^(ECONNREFUSED|ECONNRESET|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EPIPE|EHOSTUNREACH|ENETUNREACH)$/
 
 function asAppError(error: unknown): unknown {
   if (error instanceof AppError) return error

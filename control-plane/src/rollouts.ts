@@ -44,7 +44,7 @@ const collectMs = 2_000
 const usualMs = 60_000
 /** not the image's fault: the rollout waits for an admin */
 const notTheImage = new Set(['capacity-exhausted', 'engine-unreachable', 'port-range-exhausted', 'disk-full'])
-const tryAgain = new Set(['instance-starting', 'database-unavailable'])
+const tryAgain = new Set(['instance-starting', 'database-unavailable', 'database-busy'])
 const sleeps = 'It sleeps; its next start takes the new image.'
 const fails = 'It failed before, too; its next start takes the new image.'
 

@@ -359,7 +359,7 @@ export function createFleet(options: FleetOptions): Fleet {
         startWatch.begin(subject, started)
         return
       } catch (error) {
-        if (error instanceof AppError && error.code === 'database-unavailable') throw error
+        if (error instanceof AppError && /^database-/.test(error.code)) throw error
         if (error instanceof RuntimeError && error.kind === 'port-taken' && tried.size < 20) {
           const port = subject.row!.port!
           log.warn({ userId, port }, 'fleet.port.taken')
