@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import Docker from 'dockerode'
 import pg from 'pg'
-import { afterAll, beforeAll, expect, inject, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, inject, test } from 'vitest'
 import { removeInstallation } from '../../control-plane/evaluation/docker-engine.ts'
 import { ed25519, jwt, runInside, signingKeyOf } from '../support/attacker.ts'
 import { callTool, connect } from '../support/mcp-client.ts'
@@ -82,6 +82,16 @@ beforeAll(async () => {
 afterAll(async () => {
   await cleanUp()
   await rm(secrets, { recursive: true, force: true })
+})
+
+// what the control plane said explains most failures, and its container is gone afterwards
+afterEach(async ({ task }) => {
+  if (task.result?.state !== 'fail') return
+  const said = await run('docker', ['logs', '--tail', '40', 'sdp-mcp-control-plane'], { env: environment }).catch(
+    String,
+  )
+  const states = await run('docker', ['ps', '-a', '--format', '{{.Names}} {{.Status}}'], { env: environment })
+  process.stderr.write(`${states.stdout}\n${typeof said === 'string' ? said : said.stdout + said.stderr}\n`)
 })
 
 async function cleanUp() {
@@ -284,7 +294,7 @@ test('with restricted egress an instance works on a network that leads nowhere, 
   environment = { ...environment, SDP_EGRESS: 'restricted' }
   await compose(...files, ...socketProxy, '-f', 'e2e/support/restricted.compose.yaml', 'up', '-d', '--no-build')
   await eventually(async () => (await fetch(`http://127.0.0.1:${ports.http}/readyz`)).status === 200, {
-    withinMs: 90_000,
+    withinMs: 150_000,
     what: 'readiness with restricted egress',
   })
   // as an operator does who will not wait until nobody uses it
@@ -377,4 +387,4 @@ tell({
   const { stderr: refusals } = await run('docker', ['logs', 'sdp-mcp-socket-proxy'], { env: environment })
   expect(refusals).toContain('listening')
   expect(refusals).not.toContain('refused')
-})
+}, 300_000)
