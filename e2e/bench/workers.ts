@@ -40,12 +40,13 @@ export async function workers({ rounds, seconds }: { rounds: number; seconds: nu
         environment: {
           SDP_WORKERS: String(count),
           SDP_INSTANCE_IMAGE: image,
-          SDP_INSTANCE_CPUS: '4',
+          SDP_INSTANCE_CPUS: String(availableParallelism()),
           SDP_USER_REQUESTS_PER_SECOND: '0',
           SDP_USER_CONCURRENT_REQUESTS: '0',
         },
       })
-      const { body } = await stack.admin('POST', '/v1/users', { username: 'bench' }, { prefer: 'wait=60' })
+      const { status, body } = await stack.admin('POST', '/v1/users', { username: 'bench' }, { prefer: 'wait=60' })
+      if (status !== 201) throw new Error(`the user could not be added: ${JSON.stringify(body)}`)
       const primary = stack.controlPlane().process.pid!
       rows.push({
         count,

@@ -30,7 +30,11 @@ export function percentile(values: number[], rank: number): number {
   const sorted = [...values].sort((a, b) => a - b)
   return sorted[Math.min(sorted.length - 1, Math.floor((sorted.length * rank) / 100))] ?? Number.NaN
 }
-export const median = (values: number[]) => percentile(values, 50)
+export function median(values: number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = sorted.length / 2
+  return ((sorted[Math.ceil(middle) - 1] ?? Number.NaN) + (sorted[Math.floor(middle)] ?? Number.NaN)) / 2
+}
 
 const ours = 'sdp-mcp'
 /** What we are compared with most: the proxy of JupyterHub, where it takes part. */
