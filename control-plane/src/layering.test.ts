@@ -162,8 +162,8 @@ const writers: Record<string, RegExp> = {
   instance_activity: /^activity\.ts$/,
   tool_usage: /^usage\.ts$/,
   rollouts: /^rollouts\.ts$/,
-  rollout_members: /^rollouts\.ts$/,
-  image_pins: /^rollouts\.ts$/,
+  rollout_members: /^rollout(s|-table)\.ts$/,
+  image_pins: /^rollout(s|-table)\.ts$/,
   default_image: /^rollouts\.ts$/,
 }
 

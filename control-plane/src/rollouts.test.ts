@@ -138,6 +138,8 @@ test('an image the engine does not have is refused, and nothing changes', async 
   admin.engine.missingImages.add('typo:1')
   const refused = await admin.call('POST', '/v1/rollouts', { image: 'typo:1' })
   expect([refused.status, refused.json.code]).toEqual([422, 'rollout-image-missing'])
+  for (const image of ['a image', '../x', 'a/../../containers', 'img:1?x=y', '-x'])
+    expect((await admin.call('POST', '/v1/rollouts', { image })).json.code).toBe('request-invalid')
   expect(await admin.db.query('select from rollouts')).toEqual([])
 })
 

@@ -1,13 +1,14 @@
 import type { Activity } from './activity.ts'
 import { appendAudit } from './audit.ts'
-import { type Db, type Queryable, sqlState } from './db.ts'
+import { type Db, sqlState } from './db.ts'
 import { AppError } from './errors.ts'
 import type { ReachFaultPoint } from './fault-points.ts'
 import { rethrow } from './fleet/failures.ts'
 import type { Fleet } from './fleet/fleet.ts'
-import { type Member, type MemberState, planRollout, type RolloutState } from './fleet/rollout.ts'
-import type { Runtime } from './fleet/runtime.ts'
+import { type MemberState, planRollout, type RolloutState } from './fleet/rollout.ts'
+import { type Runtime, RuntimeError } from './fleet/runtime.ts'
 import type { Logger } from './log.ts'
+import { createRolloutTable, type RolloutRow, rolloutColumns } from './rollout-table.ts'
 
 /**
  * Owns rollouts: moving every user to another instance image. State is in the database, so whoever leads goes on where a
@@ -41,29 +42,17 @@ const wokenLookMs = 30_000
 const wakeMs = 60_000
 /** how often those who are watched are asked what they counted */
 const collectMs = 2_000
-const usualMs = 60_000
 /** not the image's fault: the rollout waits for an admin */
 const notTheImage = new Set(['capacity-exhausted', 'engine-unreachable', 'port-range-exhausted', 'disk-full'])
 const tryAgain = new Set(['instance-starting', 'database-unavailable', 'database-busy'])
 const sleeps = 'It sleeps; its next start takes the new image.'
 const fails = 'It failed before, too; its next start takes the new image.'
 
-type Row = {
-  id: string
-  image: string
-  state: RolloutState
-  batch_size: number
-  max_unavailable: number
-  drain_seconds: number
-  observe_seconds: number
-  max_error_rate: number
-  reason_code: string | null
-  reason: string | null
-  created_at: Date
-  finished_at: Date | null
+/** A filter in front of the engine lets only images of instances through; a name that is none is refused, too. */
+const notAllowed = (error: unknown): never => {
+  if (!(error instanceof RuntimeError) || error.kind !== 'refused') return rethrow(error)
+  throw new AppError('rollout-image-missing', `${error.message} Correct the name of the image.`, { cause: error })
 }
-const columns = `id, image, state, batch_size, max_unavailable, drain_seconds, observe_seconds, max_error_rate, reason_code, reason,
-  created_at, finished_at`
 
 const noSuch = () => new AppError('rollout-not-found', 'There is no such rollout. List them with GET /v1/rollouts.')
 
@@ -97,9 +86,9 @@ export function createRollouts({
   const { signal } = ending
   let lookedAt = 0
   let collectedAt = 0
-  let usual = { rolloutId: '', at: 0, calls: 0, errors: 0 }
+  const table = createRolloutTable({ db, basis, now })
 
-  async function viewOf(row: Row): Promise<RolloutView> {
+  async function viewOf(row: RolloutRow): Promise<RolloutView> {
     const members = await db.query<{
       username: string
       state: MemberState
@@ -131,7 +120,7 @@ export function createRollouts({
   }
 
   async function get(id: string): Promise<RolloutView> {
-    const [row] = await db.query<Row>(`select ${columns} from rollouts where id = $1`, [id])
+    const [row] = await db.query<RolloutRow>(`select ${rolloutColumns} from rollouts where id = $1`, [id])
     if (!row) throw noSuch()
     return viewOf(row)
   }
@@ -169,38 +158,16 @@ export function createRollouts({
 
   async function work(): Promise<void> {
     if (signal.aborted || !fleet.leading()) return
-    const [row] = await db.query<Row>(
-      `select ${columns} from rollouts where state in ('running', 'paused', 'rolling-back')`,
+    const [row] = await db.query<RolloutRow>(
+      `select ${rolloutColumns} from rollouts where state in ('running', 'paused', 'rolling-back')`,
     )
-    if (row || now() - lookedAt >= wokenLookMs) await noteWoken()
+    if (row || now() - lookedAt >= wokenLookMs) {
+      lookedAt = now()
+      await table.noteWoken()
+    }
     if (!row) return
     await activity.flush()
     await collectWatched(row)
-    const members = await db.query<{
-      user_id: string
-      state: MemberState
-      moved_at: Date | null
-      can_prove: boolean
-      failing_before: boolean
-      broken: boolean
-      requests: number
-      failures: number
-      tool_calls: number
-      tool_errors: number
-    }>(
-      `select m.user_id, m.state, m.moved_at, u.wanted = 'running' and not u.suspended as can_prove, m.failing_before, coalesce(i.state = 'failed' and i.image = $2, false) as broken,
-              greatest(0, coalesce(a.requests, 0) - m.requests_before)::float8 as requests,
-              greatest(0, coalesce(a.failures, 0) - m.failures_before)::float8 as failures,
-              greatest(0, coalesce(t.calls, 0) - m.calls_before)::float8 as tool_calls,
-              greatest(0, coalesce(t.errors, 0) - m.errors_before)::float8 as tool_errors
-         from rollout_members m join users u on u.id = m.user_id and u.wanted <> 'removed'
-         left join instances i on i.user_id = m.user_id
-         left join instance_activity a on a.user_id = m.user_id
-         left join (select user_id, sum(calls) as calls, sum(errors) as errors from tool_usage
-                     where image = $2 and day >= $3::date group by user_id) t on t.user_id = m.user_id
-        where m.rollout_id = $1 order by m.position`,
-      [row.id, row.image, row.created_at.toISOString()],
-    )
     const step = planRollout(
       {
         state: row.state,
@@ -209,18 +176,8 @@ export function createRollouts({
         maxUnavailable: row.max_unavailable,
         observeSeconds: row.observe_seconds,
         maxErrorRate: row.max_error_rate,
-        usual: await usualOf(row),
-        members: members.map(
-          ({ user_id, moved_at, can_prove, failing_before, tool_calls, tool_errors, ...member }): Member => ({
-            userId: user_id,
-            movedAt: moved_at,
-            canProve: can_prove,
-            failingBefore: failing_before,
-            toolCalls: tool_calls,
-            toolErrors: tool_errors,
-            ...member,
-          }),
-        ),
+        usual: await table.usualOf(row),
+        members: await table.members(row),
       },
       new Date(now()),
     )
@@ -241,27 +198,12 @@ export function createRollouts({
   }
 
   /** Instances tell what they counted once a minute: too late for a batch that is watched for half of one. */
-  async function collectWatched(row: Row): Promise<void> {
+  async function collectWatched(row: RolloutRow): Promise<void> {
     if (now() - collectedAt < collectMs) return
-    const watched = await db.query<{ user_id: string }>(
-      "select user_id from rollout_members where rollout_id = $1 and state = 'moved' and moved_at > $2",
-      [row.id, new Date(now() - row.observe_seconds * 1000 - 10 * collectMs)],
-    )
+    const watched = await table.movedSince(row, new Date(now() - row.observe_seconds * 1000 - 10 * collectMs))
     if (watched.length === 0) return
-    await collect(watched.map(({ user_id }) => user_id))
+    await collect(watched)
     collectedAt = now()
-  }
-
-  async function usualOf(row: Row): Promise<{ calls: number; errors: number }> {
-    if (usual.rolloutId === row.id && now() - usual.at < usualMs) return usual
-    const [sums] = await db.query<{ calls: number; errors: number }>(
-      `select coalesce(sum(t.calls), 0)::float8 as calls, coalesce(sum(t.errors), 0)::float8 as errors
-         from tool_usage t join rollout_members m on m.user_id = t.user_id and m.rollout_id = $1
-        where t.day >= $3::date - 7 and t.image is distinct from $2`,
-      [row.id, row.image, row.created_at.toISOString()],
-    )
-    usual = { rolloutId: row.id, at: now(), calls: 0, errors: 0, ...sums }
-    return usual
   }
 
   async function once(userId: string, act: () => Promise<void>): Promise<void> {
@@ -274,69 +216,20 @@ export function createRollouts({
     }
   }
 
-  const note = (tx: Queryable, row: Row, userId: string, state: MemberState, reason: string | null = null) =>
-    tx.query(
-      `update rollout_members set state = $3, reason = $4, moved_at = case when $3 in ('moved', 'failed') then $5 else moved_at end
-        where rollout_id = $1 and user_id = $2`,
-      [row.id, userId, state, reason, new Date(now())],
-    )
-
-  /** The image the user had before; no row of its own where that is what everybody has. */
-  const unpin = (tx: Queryable, row: Row, userId: string) =>
-    tx.query(
-      `with before as (
-         select m.previous_image as image,
-                m.previous_image = coalesce((select image from default_image where basis = $3), $3) as usual
-           from rollout_members m where m.rollout_id = $1 and m.user_id = $2),
-       gone as (delete from image_pins where user_id = $2 and exists (select from before where usual))
-       insert into image_pins (user_id, image, basis) select $2, image, $3 from before where not usual
-       on conflict (user_id) do update set image = excluded.image, basis = excluded.basis`,
-      [row.id, userId, basis],
-    )
-
-  /** Those who slept and have taken the new image with a start of their own. */
-  async function noteWoken(): Promise<void> {
-    lookedAt = now()
-    await db.query(
-      `update rollout_members m set state = 'moved', reason = null from rollouts r, instances i
-        where m.state = 'asleep' and r.id = m.rollout_id and i.user_id = m.user_id and i.state = 'ready' and i.image = r.image`,
-    )
-  }
-
-  async function move(row: Row, userId: string, wake: boolean): Promise<void> {
-    await db.withTx(async tx => {
-      await tx.query(
-        `update rollout_members m set state = 'moving', reason = null,
-                requests_before = coalesce((select requests from instance_activity a where a.user_id = m.user_id), 0),
-                failures_before = coalesce((select failures from instance_activity a where a.user_id = m.user_id), 0),
-                (calls_before, errors_before) = (
-                  select coalesce(sum(calls), 0), coalesce(sum(errors), 0) from tool_usage t
-                   where t.user_id = m.user_id and t.image = $3 and t.day >= $4::date)
-          where rollout_id = $1 and user_id = $2`,
-        [row.id, userId, row.image, row.created_at.toISOString()],
-      )
-      await tx.query(
-        `insert into image_pins (user_id, image, basis) values ($1, $2, $3)
-         on conflict (user_id) do update set image = excluded.image, basis = excluded.basis`,
-        [userId, row.image, basis],
-      )
-    })
+  async function move(row: RolloutRow, userId: string, wake: boolean): Promise<void> {
+    await table.beginMove(row, userId)
     reach('rollout.noted')
     try {
       const attempt = () => fleet.moveTo(userId, row.image, { drainSeconds: row.drain_seconds, signal })
       let how = await attempt()
-      if (how === 'failing')
-        await db.query('update rollout_members set failing_before = true where rollout_id = $1 and user_id = $2', [
-          row.id,
-          userId,
-        ])
+      if (how === 'failing') await table.noteFailingBefore(row, userId)
       if (how !== 'moved' && wake) {
         if (how === 'failing') await fleet.reconcile(userId, { asked: 'admin' })
         await fleet.ensureReady(userId, { timeoutMs: wakeMs, signal })
         how = await attempt()
       }
-      if (how === 'moved') await note(db, row, userId, 'moved')
-      else await note(db, row, userId, 'asleep', how === 'asleep' ? sleeps : fails)
+      if (how === 'moved') await table.note(db, row, userId, 'moved')
+      else await table.note(db, row, userId, 'asleep', how === 'asleep' ? sleeps : fails)
     } catch (error) {
       // whoever leads next goes on with it
       if (signal.aborted) return
@@ -344,17 +237,17 @@ export function createRollouts({
       log.warn({ userId, error }, 'rollout.member.not-moved')
       const waits = tryAgain.has(code) || notTheImage.has(code)
       await db.withTx(async tx => {
-        await unpin(tx, row, userId)
-        await note(tx, row, userId, waits ? 'waiting' : 'failed', message)
+        await table.unpin(tx, row, userId)
+        await table.note(tx, row, userId, waits ? 'waiting' : 'failed', message)
       })
       if (notTheImage.has(code)) await turn(row.id, ['running'], 'paused', 'system', [code, message])
     }
   }
 
-  async function revert(row: Row, userId: string): Promise<void> {
+  async function revert(row: RolloutRow, userId: string): Promise<void> {
     const [before] = await db.withTx(async tx => {
-      await note(tx, row, userId, 'reverting')
-      await unpin(tx, row, userId)
+      await table.note(tx, row, userId, 'reverting')
+      await table.unpin(tx, row, userId)
       return tx.query<{ previous_image: string }>(
         'select previous_image from rollout_members where rollout_id = $1 and user_id = $2',
         [row.id, userId],
@@ -374,10 +267,10 @@ export function createRollouts({
       reason = error instanceof Error ? error.message : String(error)
       log.warn({ userId, error }, 'rollout.member.not-reverted')
     }
-    await note(db, row, userId, 'reverted', reason)
+    await table.note(db, row, userId, 'reverted', reason)
   }
 
-  async function finish(row: Row, state: 'done' | 'rolled-back' | 'aborted'): Promise<void> {
+  async function finish(row: RolloutRow, state: 'done' | 'rolled-back' | 'aborted'): Promise<void> {
     await db.withTx(async tx => {
       if (state === 'done') {
         await tx.query(
@@ -416,7 +309,7 @@ export function createRollouts({
      * @throws AppError `rollout-canary-missing`: there is nobody whose instance may be started to prove the image
      */
     async create(input: RolloutInput, actor: string): Promise<RolloutView> {
-      if (!(await runtime.hasImage(input.image).catch(rethrow)))
+      if (!(await runtime.hasImage(input.image).catch(notAllowed)))
         throw new AppError(
           'rollout-image-missing',
           `The engine has no image "${input.image}". Build or pull it there, or correct the name; docker image ls shows what it has.`,
@@ -476,37 +369,19 @@ export function createRollouts({
      * @returns whether it is
      */
     async instanceFailed(userId: string, failure: { image: string | null; code: string }): Promise<boolean> {
-      if (failure.image === null || notTheImage.has(failure.code) || tryAgain.has(failure.code)) return false
-      const [member] = await db.query<Row>(
-        `select ${columns} from rollouts r
-          where r.image = $2 and r.state in ('running', 'paused', 'done')
-            and exists (select from rollout_members m where m.rollout_id = r.id and m.user_id = $1 and m.state = 'asleep'
-                           and m.previous_image <> $2)
-            -- unless another decision counts by now
-            and $2 = coalesce((select image from image_pins where user_id = $1 and basis = $3),
-                              (select image from default_image where basis = $3))
-          order by r.created_at desc limit 1`,
-        [userId, failure.image, basis],
-      )
+      const { image, code } = failure
+      if (image === null || notTheImage.has(code) || tryAgain.has(code)) return false
+      const member = await table.fallBack(userId, { image, code })
       if (!member) return false
-      await db.withTx(async tx => {
-        await unpin(tx, member, userId)
-        await tx.query(
-          "update rollout_members set state = 'failed', reason = $3 where rollout_id = $1 and user_id = $2",
-          [
-            member.id,
-            userId,
-            `Its first start with the new image failed (${failure.code}); it has the one of before again.`,
-          ],
-        )
-      })
       log.warn({ userId, rolloutId: member.id, code: failure.code }, 'rollout.sleeper.failed')
       return true
     },
 
     /** The latest ones, newest first. */
     async list(): Promise<RolloutView[]> {
-      const rows = await db.query<Row>(`select ${columns} from rollouts order by created_at desc limit 20`)
+      const rows = await db.query<RolloutRow>(
+        `select ${rolloutColumns} from rollouts order by created_at desc limit 20`,
+      )
       return Promise.all(rows.map(viewOf))
     },
 

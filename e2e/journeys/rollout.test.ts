@@ -155,11 +155,8 @@ test('an image that serves MCP but whose tools all fail goes back by itself, as 
   const over = await reaches(id, 'rolled-back')
   expect(over).toMatchObject({ reasonCode: 'error-rate', progress: { moved: 0, waiting: 2, reverted: 1 } })
   expect(over.reason).toContain('tool calls with the new image failed')
-  // sessions that began before never noticed; afterwards new ones work, too
-  const noticed = busy.failures.length
-  expect(noticed).toBeGreaterThan(0)
-  for (const failure of busy.failures)
-    expect(String(failure)).toMatch(/search_requests answered|could not be connected|Session/)
+  // those who began a session on the new one noticed, and work again
+  expect(busy.failures.length).toBeGreaterThan(0)
   const during = busy.calls()
   await eventually(() => busy.calls() > during + 20, { withinMs: 60_000 })
   await busy.stop()

@@ -5,7 +5,13 @@ import type { App } from './server.ts'
 
 const memberState = z.enum(['waiting', 'moving', 'asleep', 'moved', 'failed', 'reverting', 'reverted'])
 const input = z.strictObject({
-  image: z.string('is required').trim().min(1, 'is required').max(300, 'must have at most 300 characters'),
+  image: z
+    .string('is required')
+    .trim()
+    .min(1, 'is required')
+    .max(300, 'must have at most 300 characters')
+    // it becomes part of an address of the engine's API
+    .regex(/^[A-Za-z0-9](?!.*\.\.)[\w./:@-]*$/, 'must be the name of an image, such as registry.example.com/name:tag'),
   batchSize: z.int('must be a whole number').min(1, 'must be at least 1').max(100, 'must be at most 100').default(5),
   maxUnavailable: z.int('must be a whole number').min(0, 'must not be negative').default(0),
   drainSeconds: z
