@@ -2,7 +2,6 @@ import { readFile } from 'node:fs/promises'
 import { builtinModules } from 'node:module'
 import { join } from 'node:path'
 import type { Plugin } from 'esbuild'
-import { catalogue } from '../instance/src/tools/catalogue.ts'
 import type { Tool } from '../instance/src/tools/define.ts'
 
 /**
@@ -91,6 +90,8 @@ export const lazyCatalogue: Plugin = {
   name: 'lazy-catalogue',
   setup(bundle) {
     bundle.onLoad({ filter: catalogueFile }, async ({ path }) => {
+      // only now: the packages of an instance may be missing where another program is bundled
+      const { catalogue } = await import('../instance/src/tools/catalogue.ts')
       return { contents: lazySource(catalogue, await readFile(path, 'utf8')), loader: 'js' }
     })
   },
