@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest'
+import { rowsOf } from '../../../../simulator/src/state.ts'
 import { type Desk, type Session, startDesk } from '../../testing/desk.ts'
 
 let desk: Desk
@@ -82,11 +83,26 @@ it('refuses an unknown additional field instead of dropping it', async () => {
   expect(writes().length).toBe(before)
 })
 
-it('an answer that never comes is indeterminate, and nothing is repeated', async () => {
+it('a ticket whose answer never comes is found by reading, and not made twice', async () => {
   desk.simulator.faults.add({ kind: 'drop-after', match: { method: 'POST', path: '/requests' } })
   const before = writes().length
-  const failure = await carol.fails('create_request', { subject: 'Lost answer' })
-  expect(failure).toMatch(/may have been|was made or not|been made or not/i)
-  expect(failure).toMatch(/Read the record first/)
+  const { number, subject } = await carol.ok('create_request', { subject: 'Lost answer' })
+  expect(subject).toBe('Lost answer')
+  expect(writes().length - before).toBe(1)
+  desk.simulator.faults.clear()
+  const { requests } = await carol.ok('search_requests', { text: 'Lost answer' })
+  expect(requests.map((row: { number: string }) => row.number)).toEqual([number])
+})
+
+it('an older ticket of the same subject is not taken for the one whose answer is lost: that stays indeterminate', async () => {
+  const row = { subject: 'Lost call', requester: 'Ana Ferreira' }
+  const { id } = await carol.ok('create_request', row)
+  const ticket = rowsOf(desk.simulator.state.portals[0]!, 'requests').find(one => one.id === id)
+  Object.assign(ticket!, { created_time: Date.now() - 3_600_000 })
+  desk.simulator.faults.add({ kind: 'drop', match: { method: 'POST', path: '/requests' } })
+  const before = writes().length
+  const failure = await carol.fails('create_request', { ...row, allow_duplicate: true })
+  expect(failure).toMatch(/been made or not[\s\S]*not there yet/)
+  expect(failure).toMatch(/Do not repeat it blindly/)
   expect(writes().length - before).toBeLessThanOrEqual(1)
 })

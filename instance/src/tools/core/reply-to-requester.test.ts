@@ -119,9 +119,22 @@ it('where the call itself is refused, nothing claims to be sent', async () => {
   expect(failure).toMatch(/was not sent[\s\S]*add_note/)
 })
 
-it('a lost answer is told as such and never repeated', async () => {
-  const { confirm_token } = await carol.ok('reply_to_requester', { request_id: number, text: 'Lost', mode: 'send' })
+it('a mail whose answer is lost is found on the ticket, and never sent again', async () => {
+  const ask = { request_id: number, text: 'Found', mode: 'send' }
+  const { confirm_token } = await carol.ok('reply_to_requester', ask)
   desk.simulator.faults.add({ kind: 'drop-after', match: { method: 'POST' } })
+  const before = mails().length
+  const sent = await carol.ok('reply_to_requester', { ...ask, confirm_token })
+  expect(sent).toMatchObject({ sent: true, mail_id: expect.stringMatching(/^\d+$/) })
+  expect(mails().length - before).toBe(1)
+})
+
+it('a mail that is not found is told as such and never sent again, even beside another one of the same minute', async () => {
+  const other = { request_id: number, text: 'Another', mode: 'send' }
+  const token = (await carol.ok('reply_to_requester', other)).confirm_token
+  await carol.ok('reply_to_requester', { ...other, confirm_token: token })
+  const { confirm_token } = await carol.ok('reply_to_requester', { request_id: number, text: 'Lost', mode: 'send' })
+  desk.simulator.faults.add({ kind: 'drop', match: { method: 'POST' } })
   const before = mails().length
   expect(
     await carol.fails('reply_to_requester', { request_id: number, text: 'Lost', mode: 'send', confirm_token }),
