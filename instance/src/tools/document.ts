@@ -39,6 +39,19 @@ A \`?\` marks optional parameters. Anywhere a ticket is asked for, its number, \
 address of its page will do; anywhere a person, \`me\`, e-mail, name or id. Dates are ISO or relative: \`today\`,
 \`-7d\`, \`tomorrow 17:00\`.
 
+ServiceDesk Plus limits calls per minute, so no tool makes more than three in the common case, preview and act
+together: warm, that is in a session that has called \`get_my_context\` and the tool once before. Lists of names, forms, the
+person's own identity and the numbers of tickets are kept per user for minutes to hours; the first call of a new
+instance (cold) reads them and makes two to five more. \`npm run bench tools\` prints warm and cold for each tool. More by
+the API's own shape (see [sdp-api.md](sdp-api.md)): \`request_approval\` makes four (levels, level, approver, mail);
+\`bulk_update_requests\` one edit for each ticket; \`list_my_approvals\` two for each record that waits, kept for two minutes;
+\`get_request_activity\` one for each mail not read before; \`get_queue_summary\` one for each number in queues above 300; parts
+asked for with \`include\` one each.
+
+A write is read back: from its own answer where that holds the whole record, else by reading. When its answer is lost, the
+tool looks once for what it would have left; if that is not there, the outcome is *indeterminate*, and nothing is sent
+again.
+
 | Toolset | Tools | Tokens of its list | For |
 | --- | --- | --- | --- |
 ${toolsets.map(summary).join('\n')}
