@@ -31,7 +31,7 @@ describe.skipIf(withoutDocker)('behind the socket proxy', () => {
     socket = join(folder, 'docker.sock')
     server = createSocketProxy({
       engine: dockerHost.replace('unix://', ''),
-      policy: { installation, imagePrefixes: ['sdp-mcp/test-instance'], peers: [] },
+      policy: { installation, repositories: ['sdp-mcp/test-instance'], peers: [] },
       log: line => refusals.push(line),
     })
     await new Promise<void>(done => server.listen(socket, done))

@@ -6,7 +6,7 @@ import { createSocketProxy } from './proxy.ts'
  *   SDP_PROXY_ENGINE          the engine's socket (default /var/run/docker.sock)
  *   SDP_PROXY_LISTEN          the socket to offer (default /run/sdp-mcp/docker.sock)
  *   SDP_INSTALLATION          name of the installation whose things may be touched (default main)
- *   SDP_PROXY_IMAGE_PREFIXES  what images of instances begin with, separated by commas (default sdp-mcp/instance)
+ *   SDP_PROXY_IMAGES          images of instances, whatever their tag, separated by commas (default sdp-mcp/instance)
  *   SDP_PROXY_PEERS           containers that join the users' networks, separated by commas
  */
 
@@ -22,7 +22,7 @@ const server = createSocketProxy({
   engine: env.SDP_PROXY_ENGINE || '/var/run/docker.sock',
   policy: {
     installation: env.SDP_INSTALLATION || 'main',
-    imagePrefixes: list(env.SDP_PROXY_IMAGE_PREFIXES || 'sdp-mcp/instance'),
+    repositories: list(env.SDP_PROXY_IMAGES || 'sdp-mcp/instance'),
     peers: list(env.SDP_PROXY_PEERS || ''),
   },
   log: line => void process.stderr.write(`${new Date().toISOString()} socket-proxy: ${line}\n`),

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { judge, type Policy } from './rules.ts'
 
-const policy: Policy = { installation: 'main', imagePrefixes: ['sdp-mcp/instance'], peers: ['db'] }
+const policy: Policy = { installation: 'main', repositories: ['sdp-mcp/instance:1.0'], peers: ['db'] }
 const ask = (method: string, url: string, body?: unknown) => {
   const { pathname: path, searchParams: query } = new URL(url, 'http://engine')
   return judge(policy, { method, path, query, body })
@@ -113,6 +113,7 @@ test('no other call passes', () => {
     ['GET', '/events'],
     ['GET', '/images/json'],
     ['GET', '/images/postgres:17/json'],
+    ['GET', '/images/sdp-mcp/instance-like/json'],
     ['GET', '/secrets'],
     ['GET', '/containers/abc/archive?path=/'],
     ['GET', '/containers/abc/export'],

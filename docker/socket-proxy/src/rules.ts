@@ -7,8 +7,8 @@
 export type Policy = {
   /** value of the label com.sdp-mcp.installation */
   installation: string
-  /** images that containers may be made from begin with one of these */
-  imagePrefixes: readonly string[]
+  /** images that containers may be made from, whatever their tag */
+  repositories: readonly string[]
   /** containers of others that may join our networks and be looked at: the control plane itself, the database */
   peers: readonly string[]
 }
@@ -119,8 +119,11 @@ function isFiltered({ installation }: Policy, query: URLSearchParams): boolean {
   }
 }
 
-const isOurImage = ({ imagePrefixes }: Policy, wanted: string) =>
-  imagePrefixes.some(prefix => wanted.startsWith(prefix))
+/** A rollout brings another tag, so the tag does not count; another repository, however alike its name, is another image. */
+const isOurImage = ({ repositories }: Policy, wanted: string) =>
+  repositories.some(image => repositoryOf(image) === repositoryOf(wanted))
+
+const repositoryOf = (image: string) => image.replace(/@.*$/, '').replace(/:[^/:]*$/, '')
 
 function isOurs({ installation }: Policy, labels: unknown): boolean {
   return (labels as Fields | undefined)?.[label] === installation
