@@ -82,6 +82,13 @@ function addUnder(portal: Portal, table: string, parent: StoredRecord, name: str
   return insert(portal, table, { id: nextId(portal), parent: parent.id, name, deleted: false })
 }
 
+/** What sites call their priorities is their own business; the second portal shows names as they occur (18.7). */
+export function priorityName(portal: Portal, name: 'High' | 'Medium' | 'Normal' | 'Low'): string {
+  return portal.name === 'itdesk'
+    ? name
+    : { High: '1 - High', Medium: 'z - Medium', Normal: '3 - Normal', Low: '4 - Low' }[name]
+}
+
 /** Everything an administrator sets up before the first ticket. */
 export function seedLookups(portal: Portal): void {
   const isIt = portal.name === 'itdesk'
@@ -110,10 +117,10 @@ export function seedLookups(portal: Portal): void {
     ['006675', { name: 'Tier 3' }],
   ])
   fill(portal, 'priorities', [
-    ['006805', { name: 'High', color: '#ff0000' }],
-    ['006803', { name: 'Medium', color: '#ff9900' }],
-    ['006801', { name: 'Normal', color: '#666666' }],
-    ['006799', { name: 'Low', color: '#288251' }],
+    ['006805', { name: priorityName(portal, 'High'), color: '#ff0000' }],
+    ['006803', { name: priorityName(portal, 'Medium'), color: '#ff9900' }],
+    ['006801', { name: priorityName(portal, 'Normal'), color: '#666666' }],
+    ['006799', { name: priorityName(portal, 'Low'), color: '#288251' }],
   ])
   fill(portal, 'urgencies', [
     ['007917', { name: 'Urgent' }],

@@ -1,6 +1,6 @@
 import { insert, nextDisplayId, nextId, type Portal, type StoredRecord } from '../state.ts'
 import { personId, ticketNamed } from './find.ts'
-import { idOf } from './lookups.ts'
+import { idOf, priorityName } from './lookups.ts'
 
 const dayMs = 24 * 60 * 60 * 1000
 
@@ -93,7 +93,7 @@ export function seedProjects(portal: Portal, now: number): void {
       project_code: one.code,
       description: one.text,
       status: idOf(portal, 'project_statuses', one.status),
-      priority: idOf(portal, 'priorities', 'Medium'),
+      priority: idOf(portal, 'priorities', priorityName(portal, 'Medium')),
       project_type: idOf(portal, 'project_types', 'Infrastructure'),
       owner: personId(portal, one.manager),
       project_manager: personId(portal, one.manager),

@@ -1,5 +1,5 @@
 import { builtInId, insert, nextDisplayId, nextId, type Portal, rowsOf, type StoredRecord } from '../state.ts'
-import { idOf } from './lookups.ts'
+import { idOf, priorityName } from './lookups.ts'
 import { Random } from './random.ts'
 import { hrTickets, itTickets, type Ticket } from './tickets.ts'
 
@@ -57,7 +57,7 @@ function seedTicket(portal: Portal, ticket: Ticket, now: number, random: Random)
     group: ticket.group ? idOf(portal, 'support_groups', ticket.group) : null,
     site: requesterRow?.site ?? null,
     status: idOf(portal, 'statuses', status),
-    priority: ticket.priority ? idOf(portal, 'priorities', ticket.priority) : null,
+    priority: ticket.priority ? idOf(portal, 'priorities', priorityName(portal, ticket.priority)) : null,
     urgency: idOf(portal, 'urgencies', ticket.priority === 'High' ? 'Urgent' : 'Normal'),
     impact: idOf(portal, 'impacts', ticket.priority === 'High' ? 'Affects Group' : 'Affects User'),
     level: idOf(portal, 'levels', 'Tier 1'),

@@ -51,3 +51,16 @@ it('reads a list once', async () => {
 it('names the fields there are when the one asked for is unknown', async () => {
   expect(await carol.fails('list_field_options', { field: 'prio' })).toContain('priority')
 })
+
+it('goes by the names a site gave its values, whatever their case, and suggests them for others', async () => {
+  const context = await desk.context('carol')
+  const hr = await desk.connect({ ...context, sdp: { ...context.sdp, portal: 'hrdesk' } })
+  const { options } = await hr.ok('list_field_options', { field: 'priority' })
+  expect(options.map(({ name }: { name: string }) => name)).toEqual(
+    expect.arrayContaining(['1 - High', 'z - Medium', '3 - Normal', '4 - Low']),
+  )
+  const found = await hr.ok('search_requests', { priority: 'Z - MEDIUM' })
+  for (const { priority } of found.requests) expect(priority).toBe('z - Medium')
+  expect(found.requests.length).toBeGreaterThan(0)
+  expect(await hr.fails('search_requests', { priority: 'medium-ish' })).toContain('z - Medium')
+})
