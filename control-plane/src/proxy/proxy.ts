@@ -1,6 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { setTimeout as delay } from 'node:timers/promises'
-import type { Activity, Meter } from '../activity.ts'
+import type { Activity } from '../activity.ts'
 import type { Directory, Identity, Revocation } from '../directory.ts'
 import type { ClientCredential, DynamicCredentials } from '../dynamic-credentials.ts'
 import { AppError } from '../errors.ts'
@@ -11,8 +10,8 @@ import type { Logger } from '../log.ts'
 import type { ProxyMetrics } from '../metrics.ts'
 import { asAppError, writeProblem } from '../problem.ts'
 import { discardRest, readBody } from './body.ts'
+import { createExchanges } from './exchanges.ts'
 import type { Limiter } from './limits.ts'
-import { type Exchange, type Outcome, pump, type Target } from './pump.ts'
 import type { DrainingRoute, Route, Routes, SessionsSeen } from './routes.ts'
 
 /** Carries MCP traffic of users to their instances. */
@@ -42,24 +41,7 @@ const instanceFailures = new Set(['instance-failed', 'instance-starting', 'insta
 
 const authenticate = 'Bearer realm="sdp-mcp"'
 
-/** An exchange under way; `at` is its place among those of its user. */
-type Open = {
-  keyId: string
-  isStream: boolean
-  at: number
-  exchange: Exchange | undefined
-  cutBecause: Revocation['reason'] | 'shutdown' | undefined
-}
-
 const sessionInQuery = /[?&]sessionId=([^&]*)/
-const endedBy = {
-  done: 'ended',
-  aborted: 'client',
-  unreachable: 'instance',
-  stranger: 'instance',
-  broken: 'instance',
-} as const
-
 type Aim = { side: Route | DrainingRoute; statement: string }
 
 export function createProxy({
@@ -92,9 +74,7 @@ export function createProxy({
   now: () => number
   log: Logger
 }): McpProxy {
-  // Lists, not sets: a set that grows and shrinks with each request leaves tables behind that keep dead requests alive
-  // until the next full collection, which made up a fifth of the CPU time and the worst of the latencies.
-  const exchanges = new Map<string, Open[]>()
+  const exchanges = createExchanges({ metrics, now })
   let closing = false
 
   function keyHash(request: IncomingMessage): string {
@@ -170,7 +150,7 @@ export function createProxy({
       if (identify(credential).suspended) throw suspended()
       const meter = activity.meter(userId)
       if (attempt === 1) meter.requests++
-      const outcome = await exchange(request, response, identity, {
+      const outcome = await exchanges.begin(request, response, identity, {
         upstream: side.upstream,
         path: `/${endpoint}${query ?? ''}`,
         headers: `authorization: Bearer ${statement}\r\nx-forwarded-prefix: ${prefix ?? ''}\r\n`,
@@ -311,66 +291,6 @@ export function createProxy({
     return route
   }
 
-  function exchange(
-    request: IncomingMessage,
-    response: ServerResponse,
-    { userId, keyId }: Identity,
-    target: Target & { meter: Meter },
-  ): Promise<Outcome> {
-    const ofUser = exchanges.get(userId) ?? []
-    if (ofUser.length === 0) exchanges.set(userId, ofUser)
-    const { meter, body } = target
-    const isStream = request.method === 'GET'
-    const open: Open = { keyId, isStream, at: ofUser.length, exchange: undefined, cutBecause: undefined }
-    ofUser.push(open)
-    meter.activeAt = now()
-    if (body) meter.bytesIn += body.length
-    if (isStream) meter.streams++
-    else meter.calls++
-    const { promise, resolve } = Promise.withResolvers<Outcome>()
-    const finished = isStream
-      ? streamFinished(open, ofUser, meter, resolve)
-      : callFinished(open, ofUser, meter, resolve, request.method === 'DELETE' ? 'end' : 'call')
-    open.exchange = pump(request, response, target, finished)
-    return promise
-  }
-
-  // Made apart from what begins an exchange: a function keeps everything alive that is in reach where it is made, which for
-  // a held stream would be the head that was sent, statement included.
-  function streamFinished(open: Open, ofUser: Open[], meter: Meter, resolve: (outcome: Outcome) => void) {
-    return (outcome: Outcome) => {
-      takeOut(open, ofUser)
-      meter.streams--
-      metrics.streamClosed(open.cutBecause ?? endedBy[outcome.kind])
-      meter.activeAt = now()
-      resolve(outcome)
-    }
-  }
-
-  function callFinished(
-    open: Open,
-    ofUser: Open[],
-    meter: Meter,
-    resolve: (outcome: Outcome) => void,
-    kind: 'call' | 'end',
-  ) {
-    const beganAt = performance.now()
-    return (outcome: Outcome) => {
-      takeOut(open, ofUser)
-      meter.calls--
-      metrics.callDone(kind, outcome, performance.now() - beganAt)
-      meter.activeAt = now()
-      resolve(outcome)
-    }
-  }
-
-  function takeOut(open: Open, ofUser: Open[]): void {
-    const last = ofUser.pop()!
-    if (last === open) return
-    ofUser[open.at] = last
-    last.at = open.at
-  }
-
   function refuse(request: IncomingMessage, response: ServerResponse, error: unknown): void {
     if (response.destroyed) return
     const problem = asAppError(error)
@@ -390,36 +310,19 @@ export function createProxy({
       return true
     },
 
-    cut({ userId, keyIds, reason }) {
-      const revoked = new Set(keyIds)
-      let count = 0
-      for (const open of [...(exchanges.get(userId) ?? [])]) {
-        if (reason === 'key-revoked' && !revoked.has(open.keyId)) continue
-        open.cutBecause = reason
-        open.exchange?.cut()
-        count++
-      }
-      if (reason === 'user-removed') {
-        exchanges.delete(userId)
-        limiter?.forget(userId)
-      }
+    cut(revocation) {
+      const { userId, reason } = revocation
+      const count = exchanges.cut(revocation)
+      if (reason === 'user-removed') limiter?.forget(userId)
       if (count > 0) log.info({ userId, reason, count }, 'proxy.exchanges.cut')
       return count
     },
 
-    open: () =>
-      new Map([...exchanges].map(([userId, list]) => [userId, list.length] as const).filter(([, count]) => count > 0)),
+    open: exchanges.open,
 
     async close(graceMs) {
       closing = true
-      const all = () => [...exchanges.values()].flat()
-      const end = (open: Open) => {
-        open.cutBecause = 'shutdown'
-        open.exchange?.cut()
-      }
-      for (const open of all()) if (open.isStream) end(open)
-      for (const deadline = now() + graceMs; all().length > 0 && now() < deadline; ) await delay(20)
-      for (const open of all()) end(open)
+      await exchanges.close(graceMs)
     },
   }
 }
