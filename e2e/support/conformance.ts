@@ -17,12 +17,14 @@ export async function listScenarios(): Promise<string[]> {
 export async function runConformance(url: string): Promise<Map<string, Check[]>> {
   const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-conformance-'))
   try {
-    await run(['server', '--url', url, '--suite', 'all', '-o', folder])
+    const said = await run(['server', '--url', url, '--suite', 'all', '-o', folder])
     const results = new Map<string, Check[]>()
     for (const name of await readdir(folder)) {
       const scenario = /^server-(.+)-\d{4}-\d\d-\d\dT/.exec(name)?.[1]
       if (scenario) results.set(scenario, JSON.parse(await readFile(join(folder, name, 'checks.json'), 'utf8')))
     }
+    // it may end before the first scenario, and its exit code does not tell that from a failed one
+    if (results.size === 0) throw new Error(`the conformance tool left no results at ${url}:\n${said.slice(-3_000)}`)
     return results
   } finally {
     await rm(folder, { recursive: true, force: true })
