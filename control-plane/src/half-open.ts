@@ -25,10 +25,14 @@ const tables = ['/proc/net/tcp', '/proc/net/tcp6']
 /** Watches the connections of a server until it closes. Linux only; elsewhere nothing but the probes are at work. */
 export function watchHalfOpen(server: Server, log: Logger): void {
   const sockets = new Set<Socket>()
+  // one function for all: thousands of streams are held
+  function forget(this: Socket) {
+    sockets.delete(this)
+  }
   server.on('connection', socket => {
     socket.setKeepAlive({ enable: true, initialDelay: probeAfterMs, interval: probeEveryMs, count: probes })
     sockets.add(socket)
-    socket.once('close', () => sockets.delete(socket))
+    socket.on('close', forget)
   })
   let looking = false
   const timer = setInterval(async () => {
