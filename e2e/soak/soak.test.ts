@@ -1,6 +1,6 @@
-import { afterAll, beforeAll, expect, inject, test } from 'vitest'
+import { expect, inject, test } from 'vitest'
 import { testInstallation } from '../support/setup.ts'
-import { type Stack, startStack } from '../support/stack.ts'
+import { startStack } from '../support/stack.ts'
 import { plot } from './plot.ts'
 import { descriptorsLeft, soak } from './soak.ts'
 
@@ -8,15 +8,14 @@ import { descriptorsLeft, soak } from './soak.ts'
 // short a time; what everybody held must be given back.
 
 const installation = `${testInstallation}-soak`
-let stack: Stack
-beforeAll(async () => {
-  stack = await startStack({ installation, environment: { SDP_LOG_LEVEL: 'warn', SDP_IDLE_STOP_AFTER: '8s' } })
-})
-afterAll(() => stack?.[Symbol.asyncDispose]())
 
 test('streams, calls, reconnects, new keys, restarts, sleep and wake bring no error that nobody caused', {
   timeout: 300_000,
 }, async () => {
+  await using stack = await startStack({
+    installation,
+    environment: { SDP_LOG_LEVEL: 'warn', SDP_IDLE_STOP_AFTER: '8s' },
+  })
   const report = await soak(stack, {
     durationMs: 60_000,
     streams: 40,
