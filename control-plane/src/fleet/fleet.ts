@@ -448,8 +448,8 @@ export function createFleet(options: FleetOptions): Fleet {
       // somebody decided otherwise while it came up
       if (!noted || signal.aborted) throw superseded()
       checks.forgive(userId)
-      // a drain may have ended while it came up
-      const route = { address, generation, draining: drainingOf((await read(userId)) ?? subject) }
+      // at once: whoever reads that it is ready expects to be let in
+      const route = { address, generation, draining: noted.draining }
       setRoute(userId, route)
       log.info({ userId, username, tookMs }, 'fleet.instance.ready')
       if (!wasReady) observe?.ready(woken.delete(userId) ? 'wake' : 'start', tookMs)

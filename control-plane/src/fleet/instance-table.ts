@@ -225,17 +225,27 @@ export function createInstanceTable({
       return row
     },
 
-    /** @returns false when somebody decided otherwise while the container came up */
-    async markReady(userId: string, containerId: string, address: string): Promise<boolean> {
-      const [noted] = await db.query(
+    /**
+     * @returns where sessions of before a move still are; undefined when somebody decided otherwise while the container
+     *   came up
+     */
+    async markReady(
+      userId: string,
+      containerId: string,
+      address: string,
+    ): Promise<{ draining: { address: string; generation: number } | null } | undefined> {
+      const [noted] = await db.query<{ address: string | null; generation: number }>(
         `with written as (
            update instances set state = 'ready', reason_code = null, reason = null, retry_at = null, address = $3,
                   changed_at = case when state = 'ready' then changed_at else $4 end
             where user_id = $1 and container_id = $2 and state in ('starting', 'ready') returning user_id)
-         select pg_notify($5, $6 || ' ' || user_id) from written`,
+         select pg_notify($5, $6 || ' ' || w.user_id), m.address, m.generation::integer
+           from written w left join instance_moves m on m.user_id = w.user_id and m.phase = 'draining'`,
         [userId, containerId, address, new Date(now()), instanceChannel, origin],
       )
-      return noted !== undefined
+      return (
+        noted && { draining: noted.address === null ? null : { address: noted.address, generation: noted.generation } }
+      )
     },
 
     /** A client that connects starts what an admin had stopped. */
