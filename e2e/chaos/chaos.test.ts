@@ -137,7 +137,8 @@ for (const [at, point] of (long ? rolloutPoints : ['move.swapped']).entries())
     ))
 
 test('an instance is killed in the middle of calls: clients are told at once, and are served again', async () => {
-  for (let round = 0; round < (long ? 10 : 2); round++)
+  // each time it is tried again later: the sixth would be a crash loop, which is meant to be slow
+  for (let round = 0; round < (long ? 5 : 2); round++)
     await rig.fault('kill an instance mid-call', async () => {
       const { mcp, key } = rig.people.get('alice')!
       const headers = {
@@ -168,7 +169,7 @@ test('an instance is killed in the middle of calls: clients are told at once, an
       expect((await ended) - killedAt).toBeLessThan(3_000)
       stack.simulator.faults.remove(id)
     })
-})
+}, 300_000)
 
 test('PostgreSQL is restarted', async () => {
   for (let round = 0; round < (long ? 5 : 1); round++) await rig.fault('PostgreSQL restarted', () => postgres.restart())
