@@ -1,4 +1,3 @@
-import { statementAudience } from '@sdp-mcp/instance/contract'
 import type { HealthChecker } from './health.ts'
 import type { Subject } from './instance-table.ts'
 import type { ObservedInstance } from './runtime.ts'
@@ -36,7 +35,7 @@ export function createChecks({
       const found = observed?.find(({ id, running }) => running && id === row.containerId)
       const address = found?.address ?? row.address
       if (!address || (observed && !found)) return null
-      const answer = await health.ask(address, statementAudience(userId, row.generation), signal)
+      const answer = await health.ask(userId, { address, generation: row.generation }, signal)
       if (signal.aborted) return null
       if (answer?.sessions !== 0) unusedSince.delete(userId)
       else if (!unusedSince.has(userId)) unusedSince.set(userId, now())

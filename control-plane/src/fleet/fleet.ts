@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
-import { type Boot, statementAudience } from '@sdp-mcp/instance/contract'
+import type { Boot } from '@sdp-mcp/instance/contract'
 import type { Activity, Seen } from '../activity.ts'
 import type { Db, Leadership } from '../db.ts'
 import { AppError } from '../errors.ts'
@@ -180,6 +180,7 @@ export function createFleet(options: FleetOptions): Fleet {
   let listener: { close(): Promise<void> } | undefined
 
   const { read } = table
+  const leading = () => leadership?.leading() ?? false
 
   /** Writes what is now known of an instance, under the user's lock. */
   async function record(subject: Subject, change: Partial<InstanceRow> & { state: InstanceState }): Promise<void> {
@@ -431,7 +432,7 @@ export function createFleet(options: FleetOptions): Fleet {
   /** After the door was closed: whether somebody is there all the same. */
   async function isUsed(userId: string, { address, generation }: InstanceRow): Promise<boolean> {
     await delay(heardMs)
-    const answer = address && (await health.ask(address, statementAudience(userId, generation), closing.signal))
+    const answer = address && (await health.ask(userId, { address, generation }, closing.signal))
     return answer ? answer.sessions > 0 || answer.inFlight > 0 : false
   }
 
@@ -538,14 +539,10 @@ export function createFleet(options: FleetOptions): Fleet {
     return address === null ? null : { address, generation }
   }
 
-  async function answersSoon(
-    userId: string,
-    { address, generation }: { address: string; generation: number },
-  ): Promise<boolean> {
-    const audience = statementAudience(userId, generation)
+  async function answersSoon(userId: string, at: { address: string; generation: number }): Promise<boolean> {
     const signal = AbortSignal.any([closing.signal, AbortSignal.timeout(goodbyeMs)])
     while (!signal.aborted) {
-      if (await health.ask(address, audience, signal)) return true
+      if (await health.ask(userId, at, signal)) return true
       await delay(50)
     }
     return false
@@ -565,11 +562,8 @@ export function createFleet(options: FleetOptions): Fleet {
     comingUp: startWatch.of,
   })
 
-  async function answers(
-    userId: string,
-    { address, generation }: { address: string; generation: number },
-  ): Promise<boolean> {
-    return (await health.ask(address, statementAudience(userId, generation), closing.signal)) !== null
+  async function answers(userId: string, at: { address: string; generation: number }): Promise<boolean> {
+    return (await health.ask(userId, at, closing.signal)) !== null
   }
 
   // ---- looking at everybody ----------------------------------------------------------------------------------------
@@ -577,7 +571,7 @@ export function createFleet(options: FleetOptions): Fleet {
   async function sweep(): Promise<void> {
     if (closing.signal.aborted) return
     const began = performance.now()
-    const leads = leadership?.leading() ?? false
+    const leads = leading()
     let observed: ObservedInstance[] | null = null
     try {
       observed = await runtime.list()
@@ -711,7 +705,7 @@ export function createFleet(options: FleetOptions): Fleet {
       await runtime.remove(found.id).catch(rethrow)
     },
     look: userId => reconcile(userId).catch(report),
-    leading: () => leadership?.leading() ?? false,
+    leading,
     explain: error =>
       error instanceof RuntimeError ? toAppError(error) : error instanceof AppError ? error : undefined,
     reach,
@@ -725,13 +719,13 @@ export function createFleet(options: FleetOptions): Fleet {
         if (payload === null && !opened) opened = true
         else heard(payload).catch(report)
       })
-      leadership = await db.lead('sdp-mcp fleet leader', leading => {
-        log.info({ leading }, 'fleet.leadership.changed')
-        observe?.led(leading)
-        if (leading && sweepTimer) sweepOnce().catch(report)
+      leadership = await db.lead('sdp-mcp fleet leader', leads => {
+        log.info({ leading: leads }, 'fleet.leadership.changed')
+        observe?.led(leads)
+        if (leads && sweepTimer) sweepOnce().catch(report)
       })
       runtime.watch(userId => {
-        if (!leadership?.leading()) return
+        if (!leading()) return
         if (userId === null) sweepOnce().catch(report)
         else reconcile(userId).catch(report)
       }, closing.signal)
@@ -765,7 +759,7 @@ export function createFleet(options: FleetOptions): Fleet {
         signal?.throwIfAborted()
         return locked(userId, () => mover.moveTo(userId, image, drainSeconds, signal))
       }),
-    leading: () => leadership?.leading() ?? false,
+    leading,
 
     async checkCapacity() {
       await runtime.ping().catch(rethrow)

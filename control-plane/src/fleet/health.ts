@@ -1,4 +1,4 @@
-import { type Health, health } from '@sdp-mcp/instance/contract'
+import { type Health, health, statementAudience } from '@sdp-mcp/instance/contract'
 import { Agent, request } from 'undici'
 
 export interface HealthChecker {
@@ -6,7 +6,7 @@ export interface HealthChecker {
    * What the process behind an address says of itself, or null when it does not answer within a second or two, or is not
    * the one we mean: its audience tells, so a re-used port or address is never taken for the instance that had it.
    */
-  ask(address: string, audience: string, signal?: AbortSignal): Promise<Health | null>
+  ask(userId: string, at: { address: string; generation: number }, signal?: AbortSignal): Promise<Health | null>
   close(): Promise<void>
 }
 
@@ -22,11 +22,13 @@ export function createHealthChecker(): HealthChecker {
     keepAliveTimeout: 5_000,
   })
   return {
-    async ask(address, audience, signal) {
+    async ask(userId, { address, generation }, signal) {
       try {
         const { statusCode, body } = await request(`${address}/healthz`, { dispatcher, signal: signal ?? null })
         const answer = health.safeParse(await body.json().catch(() => null))
-        return statusCode === 200 && answer.success && answer.data.audience === audience ? answer.data : null
+        return statusCode === 200 && answer.success && answer.data.audience === statementAudience(userId, generation)
+          ? answer.data
+          : null
       } catch {
         return null
       }

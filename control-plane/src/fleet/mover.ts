@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { type Boot, statementAudience } from '@sdp-mcp/instance/contract'
+import type { Boot } from '@sdp-mcp/instance/contract'
 import { AppError } from '../errors.ts'
 import type { ReachFaultPoint } from '../fault-points.ts'
 import type { Logger } from '../log.ts'
@@ -141,7 +141,7 @@ export function createMover(parts: {
     const { row, wanted } = subject
     const { address, containerId, generation } = move
     if (!address || !containerId || row?.state !== 'ready' || wanted.state !== 'running') return false
-    if (!(await health.ask(address, statementAudience(wanted.userId, generation), signal))) return false
+    if (!(await health.ask(wanted.userId, { address, generation }, signal))) return false
     const drainUntil = new Date(now() + drainSeconds * 1000)
     if (!(await table.swap(subject, move, { containerId, address, startedAt: null, drainUntil }))) return false
     const draining = row.address ? { address: row.address, generation: row.generation } : null
@@ -173,10 +173,9 @@ export function createMover(parts: {
     { id, address, generation }: ObservedInstance,
     stop: AbortSignal,
   ): Promise<string> {
-    const audience = statementAudience(userId, generation)
     const deadline = now() + startDeadlineMs
     for (let pauseMs = 10; ; pauseMs = Math.min(200, pauseMs * 1.4)) {
-      if (address && (await health.ask(address, audience, stop))) return address
+      if (address && (await health.ask(userId, { address, generation }, stop))) return address
       stop.throwIfAborted()
       const found = (await runtime.list(userId)).find(one => one.id === id)
       if (!found?.running)
@@ -202,11 +201,16 @@ export function createMover(parts: {
   /** One that nobody ever reached has nothing to tell. */
   const still = (found: ObservedInstance): ObservedInstance => ({ ...found, address: null })
 
+  /** Sessions that are in use, as far as the instance can tell them from those that were left; null when it is silent. */
+  async function sessionsAt(userId: string, at: { address: string; generation: number }): Promise<number | null> {
+    const answer = await health.ask(userId, at, signal)
+    return answer && (answer.inUse ?? answer.sessions)
+  }
+
   async function isDrained(userId: string, move: Move, found: ObservedInstance | undefined): Promise<boolean> {
     if (!found?.running || !found.address) return true
     if ((move.drainUntil?.getTime() ?? 0) <= now()) return true
-    const answer = await health.ask(found.address, statementAudience(userId, move.generation), signal)
-    return answer !== null && (answer.inUse ?? answer.sessions) === 0
+    return (await sessionsAt(userId, { address: found.address, generation: move.generation })) === 0
   }
 
   /**
@@ -260,8 +264,7 @@ export function createMover(parts: {
   /** Whether the old instance says that somebody is still there, and it still may be. */
   async function holds(userId: string, { address, generation, drainUntil }: Move): Promise<boolean> {
     if (!address || (drainUntil?.getTime() ?? 0) <= now()) return false
-    const answer = await health.ask(address, statementAudience(userId, generation), signal)
-    return answer !== null && (answer.inUse ?? answer.sessions) > 0
+    return ((await sessionsAt(userId, { address, generation })) ?? 0) > 0
   }
 
   return { moveTo, settle, watchDrain }

@@ -1,5 +1,4 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { statementAudience } from '@sdp-mcp/instance/contract'
 import type { Activity, Seen } from '../activity.ts'
 import { rethrow } from './failures.ts'
 import type { InstanceRoute } from './fleet.ts'
@@ -50,7 +49,7 @@ export function createSleeper(parts: {
     const { address, generation, containerId, changedAt } = row
     const idle = async () => {
       const [answer, seen] = await Promise.all([
-        health.ask(address, statementAudience(userId, generation), signal),
+        health.ask(userId, { address, generation }, signal),
         activity.read(userId),
       ])
       const usage = usageOf({ ...subject, row }, seen.get(userId), answer?.inFlight ?? 0)

@@ -1,5 +1,4 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { statementAudience } from '@sdp-mcp/instance/contract'
 import { superseded } from './failures.ts'
 import type { InstanceRoute } from './fleet.ts'
 import type { HealthChecker } from './health.ts'
@@ -31,15 +30,15 @@ export function createStartWatch(parts: {
   const watches = new Map<string, Watch>()
 
   async function untilAnswer(subject: Subject, found: ObservedInstance, stop: AbortSignal): Promise<InstanceRoute> {
-    const { address } = found
-    const audience = statementAudience(subject.wanted.userId, found.generation)
+    const { address, generation } = found
+    const { userId } = subject.wanted
     const since = subject.row?.state === 'ready' ? now() : subject.row!.changedAt.getTime()
     const signal = AbortSignal.any([stop, parts.signal])
     let pauseMs = firstPauseMs
-    while (!address || !(await health.ask(address, audience, signal))) {
+    while (!address || !(await health.ask(userId, { address, generation }, signal))) {
       signal.throwIfAborted()
       if (now() - since >= startDeadlineMs) {
-        watches.delete(subject.wanted.userId)
+        watches.delete(userId)
         await parts.onTimeout(subject)
         throw superseded()
       }
