@@ -4,7 +4,7 @@ import { pino } from 'pino'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest'
 import { type AuditEntry, appendAudit, exportAudit, keepRetention, listAudit } from './audit.ts'
 import { fixedKeyring } from './keyring.ts'
-import { emptyAudit, openTestDatabase, type TestDatabase } from './testing/database.ts'
+import { dismissEverybody, emptyAudit, openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { createVault } from './vault.ts'
 
 let database: TestDatabase
@@ -22,10 +22,7 @@ afterEach(async () => {
 })
 afterAll(async () => {
   if (!database) return
-  const users = await database.db.query<{ id: string }>('select id from users')
-  await database.db.withTx(async tx => {
-    for (const { id } of users) await vault.dismiss(tx, id)
-  })
+  await dismissEverybody(database.db, vault)
   await database[Symbol.asyncDispose]()
 })
 

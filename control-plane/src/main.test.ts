@@ -9,6 +9,7 @@ import { createDb } from './db.ts'
 import { eventually } from './fleet/testing/support.ts'
 import { fixedKeyring } from './keyring.ts'
 import { testConfig, testSecrets } from './testing/config.ts'
+import { dismissEverybody } from './testing/database.ts'
 import { createUsers } from './users.ts'
 import { createVault } from './vault.ts'
 
@@ -25,9 +26,7 @@ afterAll(async () => {
   if (!database) return
   const db = createDb({ ...database })
   const vault = createVault({ db, keyring: fixedKeyring(testConfig().masterKey) })
-  await db.withTx(async tx => {
-    for (const { id } of await tx.query<{ id: string }>('select id from users')) await vault.dismiss(tx, id)
-  })
+  await dismissEverybody(db, vault)
   await db.close()
   await database[Symbol.asyncDispose]()
 })

@@ -5,7 +5,7 @@ import { silentLog } from './fleet/testing/support.ts'
 import { createStatementSigner } from './identity.ts'
 import { createKeyring, type MasterKeys } from './keyring.ts'
 import { createMasterKey } from './master-key.ts'
-import { openTestDatabase, type TestDatabase } from './testing/database.ts'
+import { dismissEverybody, openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { createVault } from './vault.ts'
 
 let database: TestDatabase
@@ -15,11 +15,7 @@ beforeEach(async () => {
   database = await openTestDatabase(inject('postgres'))
 })
 afterEach(async () => {
-  const users = await database.db.query<{ id: string }>('select id from users')
-  const { vault } = controlPlane(old)
-  await database.db.withTx(async tx => {
-    for (const { id } of users) await vault.dismiss(tx, id)
-  })
+  await dismissEverybody(database.db, controlPlane(old).vault)
   await database[Symbol.asyncDispose]()
 })
 

@@ -4,7 +4,7 @@ import pg from 'pg'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest'
 import { eventually } from './fleet/testing/support.ts'
 import { fixedKeyring } from './keyring.ts'
-import { openTestDatabase, type TestDatabase } from './testing/database.ts'
+import { dismissEverybody, openTestDatabase, type TestDatabase } from './testing/database.ts'
 import { createVault } from './vault.ts'
 
 const masterKey = generateSealingKey()
@@ -21,11 +21,7 @@ afterEach(async () => {
 })
 afterAll(async () => {
   if (!database) return
-  // roles belong to the whole server, not to the database that is dropped
-  const users = await database.db.query<{ id: string }>('select id from users')
-  await database.db.withTx(async tx => {
-    for (const { id } of users) await vault.dismiss(tx, id)
-  })
+  await dismissEverybody(database.db, vault)
   await database[Symbol.asyncDispose]()
 })
 

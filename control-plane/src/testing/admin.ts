@@ -21,7 +21,7 @@ import { createUsage } from '../usage.ts'
 import { createUsers } from '../users.ts'
 import { createVault } from '../vault.ts'
 import { testConfig, testSecrets } from './config.ts'
-import { openTestDatabase } from './database.ts'
+import { dismissEverybody, openTestDatabase } from './database.ts'
 import { recordingLog } from './log.ts'
 
 /** What the control plane asked an instance to do with its connection, and how to answer. */
@@ -222,9 +222,7 @@ export async function openAdmin(server: DatabaseConnection, environment: Record<
       await routes.close()
       await directory.close()
       for (const id of [...engine.instances.keys()]) await runtime.remove(id)
-      await db.withTx(async tx => {
-        for (const { id } of await tx.query<{ id: string }>('select id from users')) await vault.dismiss(tx, id)
-      })
+      await dismissEverybody(db, vault)
       await database[Symbol.asyncDispose]()
     },
   }

@@ -1,5 +1,6 @@
 import { cloneDatabase, type DatabaseConnection } from '@sdp-mcp/migrations/testing'
 import { createDb, type Db, type DbOptions } from '../db.ts'
+import type { Vault } from '../vault.ts'
 
 /** A migrated database of its own, and the door to it. */
 export type TestDatabase = { db: Db; login: DatabaseConnection } & AsyncDisposable
@@ -9,6 +10,13 @@ export function emptyAudit(db: Db): Promise<void> {
   return db.withTx(async tx => {
     await tx.query("set local session_replication_role = 'replica'")
     await tx.query('delete from audit_events')
+  })
+}
+
+/** Takes the database roles of all users away: they belong to the whole server, not to the database that is dropped. */
+export async function dismissEverybody(db: Db, vault: Pick<Vault, 'dismiss'>): Promise<void> {
+  await db.withTx(async tx => {
+    for (const { id } of await tx.query<{ id: string }>('select id from users')) await vault.dismiss(tx, id)
   })
 }
 

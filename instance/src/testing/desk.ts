@@ -81,23 +81,30 @@ export async function startDesk(options: SimulatorOptions = {}): Promise<Desk> {
       return {
         client,
         calls,
-        call,
-        async ok(tool, args) {
-          const result = await call(tool, args)
-          if (result.isError) throw new Error(`${tool} failed: ${textOf(result)}`)
-          return result.structuredContent
-        },
-        async fails(tool, args) {
-          const result = await call(tool, args)
-          if (!result.isError) throw new Error(`${tool} should fail: ${textOf(result)}`)
-          return textOf(result)
-        },
+        ...outcomesOf(call),
       }
     },
     async [Symbol.asyncDispose]() {
       for (const client of clients) await client.close()
       await agent.close()
       await simulator.close()
+    },
+  }
+}
+
+/** The ways a test calls a tool, whatever carries the call. */
+export function outcomesOf(call: Session['call']): Pick<Session, 'call' | 'ok' | 'fails'> {
+  return {
+    call,
+    async ok(tool, args) {
+      const result = await call(tool, args)
+      if (result.isError) throw new Error(`${tool} failed: ${textOf(result)}`)
+      return result.structuredContent
+    },
+    async fails(tool, args) {
+      const result = await call(tool, args)
+      if (!result.isError) throw new Error(`${tool} should fail: ${textOf(result)}`)
+      return textOf(result)
     },
   }
 }

@@ -4,7 +4,7 @@ import type { CallToolResult } from '@modelcontextprotocol/sdk/types.js'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { buildServer } from '../server.ts'
-import { type Desk, type Session, startDesk, type TestContext, textOf } from '../testing/desk.ts'
+import { type Desk, outcomesOf, type Session, startDesk, type TestContext, textOf } from '../testing/desk.ts'
 import { everyTool } from '../testing/every-tool.ts'
 import { createFixtures, type Fixtures } from '../testing/fixtures.ts'
 import { writesOf } from '../testing/support.ts'
@@ -76,17 +76,7 @@ async function connect(): Promise<Session> {
   return {
     client: Object.assign(client, { close: () => transport.terminateSession().then(() => transport.close()) }),
     calls: [],
-    call,
-    async ok(tool, args) {
-      const result = await call(tool, args)
-      if (result.isError) throw new Error(`${tool} failed: ${textOf(result)}`)
-      return result.structuredContent
-    },
-    async fails(tool, args) {
-      const result = await call(tool, args)
-      if (!result.isError) throw new Error(`${tool} should fail: ${textOf(result)}`)
-      return textOf(result)
-    },
+    ...outcomesOf(call),
   }
 }
 
