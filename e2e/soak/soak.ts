@@ -75,6 +75,8 @@ export async function soak(stack: Stack, options: SoakOptions): Promise<SoakRepo
     series: [],
     descriptors: { before: 0, after: 0 },
   }
+  // all users are one person of the desk, whose client would be refused its eleventh grant code in ten minutes
+  stack.simulator.faults.set({ grantCodesPer10Minutes: 1_000, newRefreshTokensPer10Minutes: 1_000 })
   const people: Person[] = []
   for (let at = 0; at < users; at++) people.push(await addPerson(stack, `user-${at}`))
   const sleeper = await addPerson(stack, 'sleeper')
