@@ -11,8 +11,8 @@ fail() {
 }
 
 if [ "${SDP_PREBUILT:-0}" = 1 ]; then
-  [ -f "$package/dist/main.mjs" ] ||
-    fail "SDP_PREBUILT=1, but $package/dist/main.mjs is not in the build context." \
+  [ -f "$package/dist/main.mjs" ] || [ -f "$package/dist/main.cjs" ] ||
+    fail "SDP_PREBUILT=1, but $package/dist holds no bundle in the build context." \
       "Make it first: node docker/bundle.ts $package"
 else
   if ! npm install --global --no-fund --no-audit pnpm@10.34.8 ||
@@ -26,6 +26,12 @@ fi
 mkdir -p "$target"
 cp -R "$package/dist/." "$target"
 # only somebody who debugs wants it, and Node.js would hold it parsed in memory
-rm -f "$target/main.mjs.map"
-# for the cache of compiled functions, which the final stage fills as this user
-install -d -o 10001 -g 10001 "$target/compile-cache"
+rm -f "$target"/*.map
+# The program after its modules have run, to start from; the final image has this very Node.js. Whoever starts from it has the
+# functions that exist here: gc, for example, only with --expose-gc.
+if [ -f "$target/snapshot.json" ]; then
+  (cd "$target" && node --expose-gc --snapshot-blob main.blob --build-snapshot-config snapshot.json)
+else
+  # for the cache of compiled functions, which the final stage fills as this user
+  install -d -o 10001 -g 10001 "$target/compile-cache"
+fi

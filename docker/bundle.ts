@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs'
-import { cp, mkdir, readdir, readFile, rm } from 'node:fs/promises'
+import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
 import { build, type Plugin } from 'esbuild'
-import { leanPlugins, leftOut, type Replacement } from './lean-instance.ts'
+import { filesOfTheirOwn, leanPlugins, leftOut, type Replacement } from './lean-instance.ts'
 
 /**
  * Bundles what runs in images: one file per program, so that an image holds no node_modules and starts without
@@ -11,9 +11,12 @@ import { leanPlugins, leftOut, type Replacement } from './lean-instance.ts'
  */
 
 type Target = {
-  /** folder of the package; the entry is `src/main.ts` in it, the result `dist/main.mjs` */
+  /** folder of the package; the entry is `src/main.ts` in it, the result `dist/main.mjs`, or `.cjs` where it is small */
   name: string
-  /** smaller source to read at start and to hold; names stay, so that stack traces still tell something */
+  /**
+   * Smaller source to read at start and to hold; names stay, so that stack traces still tell something. CommonJS, because a
+   * snapshot is made from that only (bundle-inside.sh).
+   */
   small?: boolean
   plugins?: Plugin[]
   /** what the program reads from beside its bundle */
@@ -66,7 +69,30 @@ const swaggerUiAssets: Plugin = {
 }
 
 const targets: Target[] = [
-  { name: 'instance', small: true, plugins: [withoutMigrations, ...leftOut.map(leaveOut), ...leanPlugins] },
+  {
+    name: 'instance',
+    small: true,
+    plugins: [withoutMigrations, ...leftOut.map(leaveOut), ...leanPlugins],
+    async copy(dist) {
+      for (const name of filesOfTheirOwn)
+        await build({
+          absWorkingDir: root,
+          stdin: { contents: `module.exports = require('${name}')`, resolveDir: join(root, 'instance') },
+          outfile: join(dist, `${name}.cjs`),
+          bundle: true,
+          platform: 'node',
+          target: 'node24',
+          format: 'cjs',
+          minifyWhitespace: true,
+          minifySyntax: true,
+          legalComments: 'external',
+          logLevel: 'warning',
+        })
+      // Without the compiled code of Node.js' own modules, which is 4 MB in each instance and ties a snapshot to the processor
+      // that it was made on.
+      await writeFile(join(dist, 'snapshot.json'), JSON.stringify({ builder: 'main.cjs', withoutCodeCache: true }))
+    },
+  },
   {
     name: 'control-plane',
     plugins: [withoutImageBuilding, swaggerUiAssets],
@@ -106,29 +132,30 @@ for (const target of targets.filter(({ name }) => wanted.length === 0 || wanted.
     stop(`${relative(root, entry)} is missing. Check out the complete repository (git status shows what was removed).`)
   await rm(dist, { recursive: true, force: true })
   await mkdir(dist, { recursive: true })
+  const file = join(dist, target.small ? 'main.cjs' : 'main.mjs')
   const result = await build({
     absWorkingDir: root,
     entryPoints: [entry],
-    outfile: join(dist, 'main.mjs'),
+    outfile: file,
     bundle: true,
     platform: 'node',
     target: 'node24',
-    format: 'esm',
+    format: target.small ? 'cjs' : 'esm',
     minifyWhitespace: target.small ?? false,
     minifySyntax: target.small ?? false,
     // kept beside the bundle for whoever debugs; images leave it out, because Node would hold it parsed in memory
     sourcemap: 'external',
     legalComments: 'external',
-    banner: { js: commonJsGlobals },
+    banner: target.small ? {} : { js: commonJsGlobals },
     external: optionalNatives,
     plugins: target.plugins ?? [],
     metafile: true,
     logLevel: 'warning',
   }).catch(() => stop(`${target.name} could not be bundled; esbuild's reasons are above.`))
   await target.copy?.(dist)
-  if (target.small) await mustBeAscii(join(dist, 'main.mjs'))
-  const bytes = result.metafile.outputs[relative(root, join(dist, 'main.mjs'))]?.bytes ?? 0
-  process.stdout.write(`${relative(root, dist)}/main.mjs ${(bytes / 1_048_576).toFixed(2)} MiB\n`)
+  if (target.small) await mustBeAscii(file)
+  const bytes = result.metafile?.outputs[relative(root, file)]?.bytes ?? 0
+  process.stdout.write(`${relative(root, file)} ${(bytes / 1_048_576).toFixed(2)} MiB\n`)
 }
 
 /** Puts `contents` in the place of a module. */

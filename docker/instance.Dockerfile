@@ -18,15 +18,14 @@ COPY --from=build /app/ /app/
 # The heap limit follows the container's memory limit and leaves room for buffers, stacks and code. The rest is about
 # memory while nobody works: little room for young objects, garbage collected once the instance is quiet (trim.ts), and
 # one arena of the C library whose free end goes back to the kernel. Measured in docs/performance-instance.md.
-ENV PATH=/usr/local/bin NODE_ENV=production NODE_COMPILE_CACHE=/app/compile-cache \
+ENV PATH=/usr/local/bin NODE_ENV=production \
     NODE_OPTIONS="--max-old-space-size-percentage=65 --max-semi-space-size=1 --expose-gc" \
     MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=65536
 WORKDIR /app
 USER 10001:10001
-# Proves that the program starts, and stores its compiled code (by user, version of Node.js and processor), which takes
-# about a fifth off the work of each cold start.
-RUN ["node", "/app/main.mjs", "--version"]
-ENTRYPOINT ["node", "/app/main.mjs"]
+# Proves that the program starts from its snapshot.
+RUN ["node", "--snapshot-blob", "/app/main.blob", "/app/main.cjs", "--version"]
+ENTRYPOINT ["node", "--snapshot-blob", "/app/main.blob", "/app/main.cjs"]
 
 ARG VERSION=0.0.0
 ARG REVISION=unknown

@@ -46,20 +46,51 @@ export const leftOut: Replacement[] = [
   },
 ]
 
+/** They hold native objects that no snapshot can, and with each other most of what an instance needs last. */
+const neverInSnapshot = ['http', 'https', 'http2', 'tls', 'sqlite']
+
 /**
- * Modules of Node.js are loaded when a module that uses them is, and by a call. As imports they would all come at the start;
- * and an import of node:http makes Node.js touch everything it exports, with that the HTTP client inside it: 5 MB.
+ * Modules of Node.js that cannot be part of a snapshot are loaded when something of them is used, by a call; an import of
+ * node:http would also make Node.js touch everything it exports, with that the HTTP client inside it: 5 MB.
  */
 export const builtinsWhenUsed: Plugin = {
   name: 'builtins-when-used',
   setup(bundle) {
-    bundle.onResolve({ filter: /^(node:)?[a-z_]+(\/[a-z_]+)*$/ }, ({ path, kind, namespace }) => {
+    bundle.onResolve({ filter: /^(node:)?[a-z_]+(\/[a-z_]+)*$/ }, ({ path, namespace }) => {
       const name = path.replace(/^node:/, '')
-      const isOurs = namespace === 'builtin' || kind !== 'import-statement' || !builtinModules.includes(name)
-      return isOurs ? undefined : { path: name, namespace: 'builtin' }
+      return namespace !== 'builtin' && builtinModules.includes(name) ? { path: name, namespace: 'builtin' } : undefined
     })
-    bundle.onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => ({
-      contents: `module.exports = process.getBuiltinModule(${JSON.stringify(`node:${path}`)})`,
+    bundle.onLoad({ filter: /.*/, namespace: 'builtin' }, ({ path }) => {
+      const load = `process.getBuiltinModule(${JSON.stringify(`node:${path}`)})`
+      return {
+        contents: neverInSnapshot.includes(path) ? whenUsed(path, load) : `module.exports = ${load}`,
+        loader: 'js',
+      }
+    })
+  },
+}
+
+function whenUsed(name: string, load: string): string {
+  const names = Object.keys(process.getBuiltinModule(`node:${name}`) ?? {})
+  return `for (const name of ${JSON.stringify(names)})
+  Object.defineProperty(exports, name, { enumerable: true, get: () => ${load}[name] })`
+}
+
+/**
+ * Packages that most instances do without for most of their time, as files of their own beside the bundle. In the snapshot they
+ * would cost each instance their source twice over, a megabyte for undici alone.
+ */
+export const filesOfTheirOwn = ['undici', 'turndown'] as const
+
+export const loadedWhenNeeded: Plugin = {
+  name: 'loaded-when-needed',
+  setup(bundle) {
+    const filter = new RegExp(`^(${filesOfTheirOwn.join('|')})$`)
+    bundle.onResolve({ filter }, ({ path }) => ({ path, namespace: 'own-file' }))
+    bundle.onLoad({ filter: /.*/, namespace: 'own-file' }, ({ path }) => ({
+      contents: `if (process.getBuiltinModule('node:v8').startupSnapshot.isBuildingSnapshot())
+  throw new Error('${path} is loaded at the start; it must wait for its first use')
+module.exports = process.getBuiltinModule('node:module').createRequire(process.argv[1])('./${path}.cjs')`,
       loader: 'js',
     }))
   },
@@ -135,4 +166,4 @@ export const catalogue = [\n${entries.join(',\n')}\n]\n`
 }
 
 /** Everything above that is a plugin of its own. */
-export const leanPlugins: Plugin[] = [lazyCatalogue, builtinsWhenUsed, leanResponses]
+export const leanPlugins: Plugin[] = [lazyCatalogue, builtinsWhenUsed, loadedWhenNeeded, leanResponses]

@@ -255,7 +255,7 @@ async function startAlone(stack: Stack) {
   const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-bench-'))
   const port = await freePort()
   const key = 'bench-key-of-the-lone-instance'
-  const child = spawn(process.execPath, [join(root, 'instance', 'dist', 'main.mjs'), '--http'], {
+  const child = spawn(process.execPath, [join(root, 'instance', 'dist', 'main.cjs'), '--http'], {
     env: {
       PATH: process.env.PATH,
       SDP_INSTANCE_NAME: 'itdesk',

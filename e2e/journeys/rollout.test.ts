@@ -44,11 +44,11 @@ beforeAll(async () => {
   await docker(
     ...['run', '--name', name, '--user', '0:0', '--network', 'none', '--entrypoint', 'node', image, '-e'],
     `const fs = require('node:fs')
-     const text = fs.readFileSync('/app/main.mjs', 'utf8')
+     const text = fs.readFileSync('/app/main.cjs', 'utf8')
      if (!text.includes('/api/v3')) throw new Error('there is no /api/v3 in the program any more')
-     fs.writeFileSync('/app/main.mjs', text.replaceAll('/api/v3', '/api/v2'))`,
+     fs.writeFileSync('/app/main.cjs', text.replaceAll('/api/v3', '/api/v2'))`,
   )
-  const changes = ['USER 10001:10001', 'ENTRYPOINT ["node", "/app/main.mjs"]', 'CMD []']
+  const changes = ['USER 10001:10001', 'ENTRYPOINT ["node", "/app/main.cjs"]', 'CMD []']
   await docker('commit', ...changes.flatMap(change => ['--change', change]), name, astray)
   await docker('rm', name)
   stack = await startStack({ installation, environment: { SDP_IDLE_STOP_AFTER: 'never' } })

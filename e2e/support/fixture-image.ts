@@ -35,7 +35,10 @@ export async function buildFixtureImage({
       },
     })
     const base = process.env.SDP_INSTANCE_IMAGE ?? 'sdp-mcp/instance:dev'
-    await writeFile(join(folder, 'Dockerfile'), `FROM ${base}\nCOPY main.mjs /app/main.mjs\n`)
+    await writeFile(
+      join(folder, 'Dockerfile'),
+      `FROM ${base}\nCOPY main.mjs /app/main.mjs\nENTRYPOINT ["node", "/app/main.mjs"]\n`,
+    )
     await docker('build', '--quiet', '--tag', image, folder)
   } finally {
     await rm(folder, { recursive: true, force: true })

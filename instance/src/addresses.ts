@@ -12,7 +12,18 @@ import { BlockList, isIPv4, isIPv6 } from 'node:net'
  */
 export type AddressKind = 'public' | 'private' | 'never'
 
-const ranges = (list: string[]): BlockList => {
+/** Made when the first address is looked at: the list is a native object, which no snapshot can hold (start.ts). */
+const ranges = (list: string[]): Pick<BlockList, 'check'> => {
+  let blocks: BlockList | undefined
+  return {
+    check(address: string, family: 'ipv4' | 'ipv6' = 'ipv4') {
+      blocks ??= blockList(list)
+      return blocks.check(address, family)
+    },
+  } as Pick<BlockList, 'check'>
+}
+
+function blockList(list: string[]): BlockList {
   const blocks = new BlockList()
   for (const range of list) {
     const [network, bits] = range.split('/') as [string, string]

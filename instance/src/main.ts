@@ -1,3 +1,5 @@
+// first: it guards what follows while a snapshot is made
+
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -15,9 +17,11 @@ import type { InstanceContext } from './context.ts'
 import { type Boot, dataCenterHosts, exitCodes, statementAudience } from './contract.ts'
 import { createLog } from './log.ts'
 import { createOutgoing } from './outgoing.ts'
+import { rehearse } from './rehearsal.ts'
 import { checkPortal } from './sdp/check-portal.ts'
 import { SealError } from './seal.ts'
 import { buildServer, servicesOf } from './server.ts'
+import { start } from './start.ts'
 import { createKeeper, type Keeper, mintLimit } from './tokens/keeper.ts'
 import { enrollLoneUser, postgresStore } from './tokens/postgres-store.ts'
 import type { TokenStore } from './tokens/store.ts'
@@ -324,7 +328,9 @@ function crash(error: unknown): never {
   const { message, stack } = error instanceof Error ? error : new Error(String(error))
   return quit(exitCodes.internal, [`stopped by an error: ${message}`, stack ?? ''])
 }
-process.on('uncaughtException', crash)
-process.on('unhandledRejection', crash)
 
-await main()
+start(() => {
+  process.on('uncaughtException', crash)
+  process.on('unhandledRejection', crash)
+  main().catch(crash)
+}, rehearse)

@@ -67,7 +67,7 @@ export async function startProcess(subject: Subject): Promise<number> {
   const port = await freePort()
   const { boot, headers } = subject.admission(port)
   const startedAt = performance.now()
-  const child = spawn(process.execPath, [subject.file, ...(subject.command ? [String(port)] : [])], {
+  const child = spawn(process.execPath, [...subject.args, ...(subject.command ? [String(port)] : [])], {
     env: { PATH: process.env.PATH, ...subject.fileEnvironment },
     stdio: ['pipe', 'ignore', 'ignore'],
   })

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { generateKeyPairSync, type KeyObject, randomBytes, randomUUID, sign } from 'node:crypto'
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
@@ -18,8 +18,8 @@ export type Subject = {
   environment: string[]
   /** what is written to its standard input, and what a client must send to be let in */
   admission(port: number): { boot?: string; headers: Record<string, string> }
-  /** the file that a process on this machine runs, and its environment */
-  file: string
+  /** what Node.js of this machine is told to run, and its environment */
+  args: string[]
   fileEnvironment: Record<string, string>
 }
 
@@ -29,13 +29,12 @@ export const commonJsFloor = 'bare node server, CommonJS'
 export const sample = 'SDK sample server'
 
 /** As the image sets them. */
-const instanceEnvironment = (cache: string) => ({
+const instanceEnvironment = {
   NODE_OPTIONS: '--max-old-space-size-percentage=65 --max-semi-space-size=1 --expose-gc',
   MALLOC_ARENA_MAX: '1',
   MALLOC_TRIM_THRESHOLD_: '65536',
-  NODE_COMPILE_CACHE: cache,
   NODE_ENV: 'production',
-})
+}
 
 /**
  * Bundles the programs to compare with and puts them into an image on the same base as the instance's, without the
@@ -68,10 +67,11 @@ export async function prepareSubjects(image: string, dockerHost: string) {
   )
   const environment = { ...process.env, DOCKER_HOST: dockerHost }
   await run('docker', ['build', '--quiet', '--tag', compared, folder], { env: environment })
-  const cache = join(folder, 'compile-cache')
-  await mkdir(cache)
-  const main = join(root, 'instance', 'dist', 'main.mjs')
-  await run(process.execPath, [main, '--version'], { env: { PATH: process.env.PATH, ...instanceEnvironment(cache) } })
+  const dist = join(root, 'instance', 'dist')
+  const blob = join(folder, 'main.blob')
+  // as docker/bundle-inside.sh does for the image
+  const building = ['--expose-gc', '--snapshot-blob', blob, '--build-snapshot-config', 'snapshot.json']
+  await run(process.execPath, building, { cwd: dist })
 
   const reference = (name: string, file: string): Subject => ({
     name,
@@ -79,7 +79,7 @@ export async function prepareSubjects(image: string, dockerHost: string) {
     command: port => ['node', `/bench/${file}`, String(port)],
     environment: [],
     admission: () => ({ headers: {} }),
-    file: join(folder, file),
+    args: [join(folder, file)],
     fileEnvironment: {},
   })
   const subjects: Subject[] = [
@@ -88,8 +88,8 @@ export async function prepareSubjects(image: string, dockerHost: string) {
       image,
       environment: ['SDP_BOOT=stdin'],
       admission: bootAndStatement,
-      file: main,
-      fileEnvironment: { ...instanceEnvironment(cache), SDP_BOOT: 'stdin' },
+      args: ['--snapshot-blob', blob, join(dist, 'main.cjs')],
+      fileEnvironment: { ...instanceEnvironment, SDP_BOOT: 'stdin' },
     },
     reference(floor, 'bare.mjs'),
     reference(commonJsFloor, 'bare.cjs'),

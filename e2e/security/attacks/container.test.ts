@@ -51,15 +51,15 @@ test('attack: writing to the root, the program, the Node.js binary or /etc fails
   const results = await outcomes({
     root: write('/loot'),
     app: write('/app/loot'),
-    program: "fs.appendFileSync('/app/main.mjs', 'x')",
+    program: "fs.appendFileSync('/app/main.cjs', 'x')",
     node: "fs.appendFileSync('/usr/local/bin/node', 'x')",
     passwd: write('/etc/passwd'),
     home: write('/root/x'),
     kernel: write('/proc/sys/kernel/core_pattern'),
     sys: write('/sys/kernel/uevent_helper'),
-    remove: "fs.unlinkSync('/app/main.mjs')",
+    remove: "fs.unlinkSync('/app/main.cjs')",
     rename: "fs.renameSync('/app', '/app2')",
-    cache: write('/app/compile-cache/x'),
+    snapshot: "fs.appendFileSync('/app/main.blob', 'x')",
     tmp: write('/tmp/ok'),
   })
   const { tmp, ...refused } = results
