@@ -85,6 +85,11 @@ test('main.ts is imported by nobody', () => {
   expect(importersOf(everyFile, one => /\/src\/main\.ts$/.test(one.from))).toEqual([])
 })
 
+test('the composition root is opened by main.ts alone: no part takes another one from it', () => {
+  const root = 'control-plane/src/control-plane.ts'
+  expect(importersOf(everyFile, one => one.from === root)).toEqual(['control-plane/src/main.ts'])
+})
+
 test('the instance and the simulator import nothing of the control plane', () => {
   for (const name of ['instance', 'simulator'] as const)
     expect(
@@ -135,10 +140,9 @@ test('the proxy knows nothing of the admin API, and the fleet neither of the API
 
 test('domain modules do not know who calls them over HTTP', () => {
   const domain = all['control-plane'].filter(path => /^control-plane\/src\/[a-z-]+\.ts$/.test(path))
-  const assembling = ['control-plane/src/app.ts', 'control-plane/src/main.ts']
-  expect(importersOf(domain, one => one.from === 'fastify' || within('http')(one))).toEqual(
-    assembling.filter(path => path.endsWith('app.ts')),
-  )
+  expect(importersOf(domain, one => one.from === 'fastify' || within('http')(one))).toEqual([
+    'control-plane/src/app.ts',
+  ])
 })
 
 test('the proxy knows nothing of MCP', () => {

@@ -7,7 +7,6 @@ let admin: Admin
 let first: string
 beforeEach(async () => {
   admin = await openAdmin(inject('postgres'), { SDP_INSTANCE_IMAGE: 'img:1' })
-  admin.rollouts.start()
   for (const username of ['ann', 'bob', 'cem', 'dan']) {
     expect((await admin.call('POST', '/v1/users', { username, sdp: { portal: 'itdesk' } })).status).toBe(201)
     await eventually(`${username} is ready`, async () => (await instanceOf(username)).state === 'ready')

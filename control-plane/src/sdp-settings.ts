@@ -1,3 +1,5 @@
+import { promises as dns } from 'node:dns'
+import { setTimeout as delay } from 'node:timers/promises'
 import {
   addressKind,
   type DataCenter,
@@ -22,6 +24,15 @@ export type SdpConfig = Pick<Config, 'sdpDefaults' | 'allowInsecureUpstream' | '
 
 /** Addresses of a name; empty when they cannot be told at the moment. */
 export type Resolve = (host: string) => Promise<string[]>
+
+const resolveTimeoutMs = 3_000
+
+/** Asks the system's resolver. What cannot be told in time is looked at when the instance connects. */
+export const resolveHost: Resolve = async host => {
+  const asked = dns.lookup(host, { all: true }).catch(() => [])
+  const found = await Promise.race([asked, delay(resolveTimeoutMs, [], { ref: false })])
+  return found.map(({ address }) => address)
+}
 
 /**
  * The settings an instance works with. The user's own come first, then the control plane's; hosts that nobody gave
