@@ -61,7 +61,7 @@ test('the rules look at real files', () => {
 test.each([
   ['pg', { 'control-plane': ['src/db.ts'], instance: ['src/tokens/postgres-store.ts'], simulator: [] }],
   ['jose', { 'control-plane': ['src/identity.ts'], instance: ['src/transports/statement.ts'], simulator: [] }],
-  ['dockerode', { 'control-plane': ['src/fleet/docker-runtime.ts'], instance: [], simulator: [] }],
+  ['dockerode', { 'control-plane': ['src/fleet/docker-engine.ts'], instance: [], simulator: [] }],
 ] as const)('%s has its one door in each package', (library, doors) => {
   for (const [name, expected] of Object.entries(doors)) {
     const importers = importersOf(all[name as keyof typeof all], one => one.from === library)
