@@ -2,44 +2,30 @@ import { randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
 import { freePort } from '@sdp-mcp/migrations/testing'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { createDockerRuntime, type DockerRuntimeOptions } from './docker-runtime.ts'
+import type { DockerRuntimeOptions } from './docker-runtime.ts'
 import type { Runtime } from './runtime.ts'
 import {
   docker,
-  dockerHost,
   leftovers,
   removeEverything,
+  runtimeUnderTest,
   testImage,
   testInstallation,
+  testRuntime,
   withoutDocker,
 } from './testing/docker.ts'
 import { describeRuntime } from './testing/runtime-contract.ts'
-import { answering, bootSecrets, eventually, getJson, silentLog, testSpec } from './testing/support.ts'
-
-const base = { engine: dockerHost, reach: 'loopback', networkPool: '10.213.0.0/16', log: silentLog } as const
+import { answering, bootSecrets, eventually, getJson, testSpec } from './testing/support.ts'
 
 describe.skipIf(withoutDocker)('on a Docker engine', () => {
-  describeRuntime('docker', async () => {
-    const installation = testInstallation()
-    const image = await testImage()
-    const runtime = createDockerRuntime({ ...base, installation })
-    return {
-      runtime,
-      image,
-      async dispose() {
-        await runtime.close()
-        expect(await leftovers(installation)).toEqual([])
-        await removeEverything(installation)
-      },
-    }
-  })
+  describeRuntime('docker', () => runtimeUnderTest(testInstallation()))
 
   describe('docker', () => {
     const installation = testInstallation()
     let image: string
     let runtime: Runtime
     const open = (options: Partial<DockerRuntimeOptions> = {}) =>
-      createDockerRuntime({ ...base, installation, extraHosts: ['host.docker.internal:host-gateway'], ...options })
+      testRuntime(installation, { extraHosts: ['host.docker.internal:host-gateway'], ...options })
     beforeAll(async () => {
       image = await testImage()
       runtime = open()

@@ -3,15 +3,14 @@ import { createServer } from 'node:http'
 import { cloneDatabase, freePort } from '@sdp-mcp/migrations/testing'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
 import { createDb, type Db } from '../db.ts'
-import { createDockerRuntime } from './docker-runtime.ts'
 import { createFleet, type InstanceRoute } from './fleet.ts'
 import {
   docker,
-  dockerHost,
   leftovers,
   removeEverything,
   testImage,
   testInstallation,
+  testRuntime,
   withoutDocker,
 } from './testing/docker.ts'
 import { eventually, fleetStandIns, getJson, silentLog, testBoot, unlimited } from './testing/support.ts'
@@ -36,13 +35,7 @@ describe.skipIf(withoutDocker)('the fleet on a Docker engine', () => {
   })
 
   async function controlPlane() {
-    const runtime = createDockerRuntime({
-      engine: dockerHost,
-      installation,
-      reach: 'loopback',
-      networkPool: '10.213.0.0/16',
-      log: silentLog,
-    })
+    const runtime = testRuntime(installation)
     const routes = new Map<string, InstanceRoute | null>()
     const fleet = createFleet({
       db,

@@ -4,18 +4,16 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createSocketProxy } from '../../../docker/socket-proxy/src/proxy.ts'
-import { createDockerRuntime } from './docker-runtime.ts'
 import {
   docker,
   dockerHost,
-  leftovers,
   removeEverything,
+  runtimeUnderTest,
   testImage,
   testInstallation,
   withoutDocker,
 } from './testing/docker.ts'
 import { describeRuntime } from './testing/runtime-contract.ts'
-import { silentLog } from './testing/support.ts'
 
 // The control plane behind the filter in front of the Docker socket: it can do all its work, and nothing else.
 
@@ -44,22 +42,12 @@ describe.skipIf(withoutDocker)('behind the socket proxy', () => {
   })
 
   describeRuntime('docker', async () => {
-    const image = await testImage()
-    const runtime = createDockerRuntime({
-      engine: `unix://${socket}`,
-      reach: 'loopback',
-      networkPool: '10.213.0.0/16',
-      log: silentLog,
-      installation,
-    })
+    const { dispose, ...rest } = await runtimeUnderTest(installation, { engine: `unix://${socket}` })
     return {
-      runtime,
-      image,
+      ...rest,
       async dispose() {
-        await runtime.close()
-        expect(await leftovers(installation)).toEqual([])
+        await dispose()
         expect(refusals).toEqual([])
-        await removeEverything(installation)
       },
     }
   })

@@ -2,7 +2,10 @@ import { execFile } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
-import { testInstanceEntry } from './support.ts'
+import { expect } from 'vitest'
+import { createDockerRuntime, type DockerRuntimeOptions } from '../docker-runtime.ts'
+import type { Runtime } from '../runtime.ts'
+import { silentLog, testInstanceEntry } from './support.ts'
 
 const run = promisify(execFile)
 
@@ -44,6 +47,33 @@ export async function testImage(): Promise<string> {
     await docker('rm', '-f', id)
   }
   return image
+}
+
+/** A runtime on the engine of the tests, as on a plain host unless `options` say otherwise. */
+export function testRuntime(installation: string, options: Partial<DockerRuntimeOptions> = {}): Runtime {
+  return createDockerRuntime({
+    engine: dockerHost,
+    reach: 'loopback',
+    networkPool: '10.213.0.0/16',
+    log: silentLog,
+    installation,
+    ...options,
+  })
+}
+
+/** {@link testRuntime} for the suite that all runtimes pass; it fails unless everything was removed again. */
+export async function runtimeUnderTest(installation: string, options?: Partial<DockerRuntimeOptions>) {
+  const image = await testImage()
+  const runtime = testRuntime(installation, options)
+  return {
+    runtime,
+    image,
+    async dispose() {
+      await runtime.close()
+      expect(await leftovers(installation)).toEqual([])
+      await removeEverything(installation)
+    },
+  }
 }
 
 /** Everything of one installation, for the end of a test file. */
