@@ -4,6 +4,8 @@ import type { ObservedInstance } from './runtime.ts'
 
 const unusedMs = 60_000
 
+export type Checks = ReturnType<typeof createChecks>
+
 /** Asks instances that are ready how they are, and remembers what that says for the next plan. */
 export function createChecks({
   health,

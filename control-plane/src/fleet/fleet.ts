@@ -1,23 +1,31 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Boot } from '@sdp-mcp/instance/contract'
-import type { Activity, Seen } from '../activity.ts'
+import type { Activity } from '../activity.ts'
 import type { Db, Leadership } from '../db.ts'
 import { AppError } from '../errors.ts'
 import type { ReachFaultPoint } from '../fault-points.ts'
 import type { Logger } from '../log.ts'
-import { type CapacityLimits, createCapacity } from './capacity.ts'
+import { createAdmission } from './admission.ts'
+import type { CapacityLimits } from './capacity.ts'
 import { createChecks } from './checks.ts'
 import { asRuntimeError, failureOf, rethrow, superseded, toAppError, whyNotStarted } from './failures.ts'
 import { createGate } from './gate.ts'
 import { createHealthChecker } from './health.ts'
 import type { IdleLimits } from './idle.ts'
-import { createInstanceTable, type InstanceRow, instanceChannel, nothingKnown, type Subject } from './instance-table.ts'
+import {
+  createInstanceTable,
+  drainingOf,
+  type InstanceRow,
+  instanceChannel,
+  nothingKnown,
+  type Subject,
+} from './instance-table.ts'
 import { createLooks } from './looks.ts'
 import { createMover, type MoveResult } from './mover.ts'
 import { type Action, fail, type InstanceState, plan, type Situation } from './plan.ts'
-import { createPorts } from './ports.ts'
 import { createReadiness } from './readiness.ts'
+import { createRetries } from './retries.ts'
 import {
   type InstanceSpec,
   limitsKey,
@@ -28,6 +36,7 @@ import {
 } from './runtime.ts'
 import { createSleeper, heardMs } from './sleeper.ts'
 import { createStartWatch } from './start-watch.ts'
+import { createSweeper } from './sweeper.ts'
 
 /**
  * Makes the runtime match what table users wants, and owns table instances, where it writes what it observes.
@@ -147,14 +156,12 @@ const goodbyeMs = 12_000
 const engineRetryMs = 5_000
 // each look holds a database connection and occupies the engine
 const concurrentLooks = 8
-const concurrentChecks = 32
 
 export function createFleet(options: FleetOptions): Fleet {
   const { db, runtime, config, activity, log, now, bootFor, onRoute, beforeStop, beforeRemove, afterRemove } = options
   const { random = Math.random, reach = () => {}, observe } = options
   const origin = randomBytes(6).toString('hex')
   const lookGate = createGate(concurrentLooks)
-  const checkGate = createGate(concurrentChecks)
   // apart from looks, so that whoever wakes an instance does not stand in line behind those that move
   const moveGate = createGate(4)
   const health = createHealthChecker()
@@ -162,20 +169,15 @@ export function createFleet(options: FleetOptions): Fleet {
   const locked = <T>(userId: string, work: (lost: AbortSignal) => Promise<T>) => db.withLock(lockOf(userId), work)
   const checks = createChecks({ health, now, signal: closing.signal })
   const table = createInstanceTable({ db, image: config.image, origin, now })
-  const ports = createPorts({ table, range: config.portRange, now })
-  const capacity = createCapacity({ runtime, limits: config.capacity, now })
-  // counted and noted one at a time, so that many who come at once do not all find the last place free
-  const admission = createGate(1)
-  const withFreePort = <T>(take: (port: number) => Promise<T>) => admission.run(() => ports.withFree(take))
+  const admission = createAdmission({ runtime, table, record, ...config, now })
   const limits = limitsKey(config.limits)
 
   /** where each user's instance was last seen ready; what onRoute was told */
   const routes = new Map<string, InstanceRoute>()
-  const retries = new Map<string, NodeJS.Timeout>()
+  const retries = createRetries({ now, signal: closing.signal, look: userId => void reconcile(userId).catch(report) })
   /** users whose instance slept before the start under way */
   const woken = new Set<string>()
   let sweepTimer: NodeJS.Timeout | undefined
-  let sweeping: Promise<void> | undefined
   let leadership: Leadership | undefined
   let listener: { close(): Promise<void> } | undefined
 
@@ -203,9 +205,6 @@ export function createFleet(options: FleetOptions): Fleet {
     const route = routes.get(userId)
     if (route?.draining) setRoute(userId, { ...route, draining: null })
   }
-
-  const drainingOf = ({ move }: Subject) =>
-    move?.phase === 'draining' && move.address ? { address: move.address, generation: move.generation } : null
 
   // ---- looking at one user -----------------------------------------------------------------------------------------
 
@@ -308,7 +307,7 @@ export function createFleet(options: FleetOptions): Fleet {
       case 'fail':
         return failInstance(subject, action)
       case 'wait':
-        return scheduleRetry(userId, action.until)
+        return retries.at(userId, action.until)
       case 'say-goodbye':
         await sayGoodbye(subject, observed, action.id)
         return reach('remove.goodbye')
@@ -347,7 +346,7 @@ export function createFleet(options: FleetOptions): Fleet {
     const tried = new Set<number>()
     for (;;) {
       try {
-        const port = await allotPort(subject)
+        const port = await admission.allotPort(subject)
         reach('start.recorded')
         tried.add(port)
         const boot = await bootFor(userId, { generation, port })
@@ -364,7 +363,7 @@ export function createFleet(options: FleetOptions): Fleet {
         if (error instanceof RuntimeError && error.kind === 'port-taken' && tried.size < 20) {
           const port = subject.row!.port!
           log.warn({ userId, port }, 'fleet.port.taken')
-          ports.passOver(port)
+          admission.passOver(port)
           continue
         }
         if (error instanceof RuntimeError && error.kind === 'unreachable') {
@@ -376,35 +375,6 @@ export function createFleet(options: FleetOptions): Fleet {
         return failInstance(subject, fail(situationOf(subject, [], undefined), whyNotStarted(error, log), null))
       }
     }
-  }
-
-  /**
-   * Notes the start together with the port, which a user keeps for life unless another program takes it.
-   * @throws AppError `port-range-exhausted`, `capacity-exhausted`
-   */
-  async function allotPort(subject: Subject): Promise<number> {
-    const starting = {
-      state: 'starting',
-      ...nothingKnown,
-      containerId: null,
-      address: null,
-      startedAt: null,
-      generation: subject.wanted.generation,
-      image: subject.wanted.image,
-      failures: subject.row?.generation === subject.wanted.generation ? subject.row.failures : 0,
-    } as const
-    const kept = subject.row?.port
-    if (kept && ports.usable(kept))
-      return admission.run(async () => {
-        await capacity.demandRoom(await table.countOthersRunning(subject.wanted.userId))
-        await record(subject, { ...starting, port: kept })
-        return kept
-      })
-    return withFreePort(async port => {
-      await capacity.demandRoom(await table.countOthersRunning(subject.wanted.userId))
-      await record(subject, { ...starting, port })
-      return port
-    })
   }
 
   async function replaceInstance(subject: Subject, id: string, because: string): Promise<void> {
@@ -471,13 +441,13 @@ export function createFleet(options: FleetOptions): Fleet {
     const retryAt = another ? new Date(now()) : failure.retryAt
     log.warn({ userId, username, code, reason, failures, retryAt }, 'fleet.instance.failure')
     observe?.failed(code)
-    if (code === 'port-taken' && subject.row?.port) ports.passOver(subject.row.port)
+    if (code === 'port-taken' && subject.row?.port) admission.passOver(subject.row.port)
     await record(subject, { state: 'failed', reasonCode: code, reason, failures, retryAt, address: null })
     closeDoor(userId, failureOf(subject, now()))
     checks.forgive(userId)
     if (stopId)
       await runtime.stop(stopId, stopGraceSeconds).catch(error => log.warn({ error, id: stopId }, 'fleet.stop.failed'))
-    scheduleRetry(userId, retryAt)
+    retries.at(userId, retryAt)
   }
 
   /** An engine that does not answer says nothing of the instances: those that were ready stay so. */
@@ -490,20 +460,7 @@ export function createFleet(options: FleetOptions): Fleet {
     const retryAt = new Date(now() + engineRetryMs)
     await record(subject, { state: 'failed', reasonCode: 'engine-unreachable', reason: error.message, retryAt })
     closeDoor(wanted.userId, failureOf(subject, now()))
-    scheduleRetry(wanted.userId, retryAt)
-  }
-
-  function scheduleRetry(userId: string, at: Date): void {
-    if (closing.signal.aborted) return
-    clearTimeout(retries.get(userId))
-    const timer = setTimeout(
-      () => {
-        retries.delete(userId)
-        reconcile(userId).catch(report)
-      },
-      Math.max(0, at.getTime() - now()),
-    )
-    retries.set(userId, timer)
+    retries.at(wanted.userId, retryAt)
   }
 
   const report = (error: unknown) => {
@@ -516,7 +473,7 @@ export function createFleet(options: FleetOptions): Fleet {
   async function sayGoodbye(subject: Subject, observed: ObservedInstance[], runningId: string | null): Promise<void> {
     const { userId } = subject.wanted
     closeDoor(userId)
-    clearTimeout(retries.get(userId))
+    retries.cancel(userId)
     await record(subject, { state: 'draining', ...nothingKnown })
     const running = observed.find(({ id }) => id === runningId)
     let instance = running?.address ? { address: running.address, generation: running.generation } : null
@@ -533,7 +490,7 @@ export function createFleet(options: FleetOptions): Fleet {
 
   async function startForGoodbye(subject: Subject): Promise<{ address: string; generation: number } | null> {
     const { userId, generation, image } = subject.wanted
-    const port = await allotPort(subject)
+    const port = await admission.allotPort(subject)
     const boot = await bootFor(userId, { generation, port })
     const { address } = await runtime.start({ boot, image, limits: config.limits })
     return address === null ? null : { address, generation }
@@ -568,97 +525,9 @@ export function createFleet(options: FleetOptions): Fleet {
 
   // ---- looking at everybody ----------------------------------------------------------------------------------------
 
-  async function sweep(): Promise<void> {
-    if (closing.signal.aborted) return
-    const began = performance.now()
-    const leads = leading()
-    let observed: ObservedInstance[] | null = null
-    try {
-      observed = await runtime.list()
-    } catch (error) {
-      log.warn({ error }, 'fleet.sweep.engine-unreachable')
-    }
-    if (leads && observed)
-      await runtime
-        .tidy()
-        .catch(error => log.warn({ error }, 'fleet.tidy.failed: what is left over stays for the next time'))
-    // read after listing: whatever has a container by now had a user before
-    const [subjects, seen] = await Promise.all([table.readAll(), leads ? activity.read() : new Map<string, Seen>()])
-    const byUser = Map.groupBy(observed ?? [], ({ userId }) => userId)
-
-    const sessions = await Promise.all(
-      subjects.map(subject =>
-        checkGate.run(() => checkHealth(subject, byUser.get(subject.wanted.userId), leads ? seen : null)),
-      ),
-    )
-    const states = { starting: 0, ready: 0, stopped: 0, failed: 0, draining: 0 }
-    for (const { row } of subjects) if (row) states[row.state]++
-    const open = sessions.reduce((sum, count) => sum + count, 0)
-    observe?.swept(performance.now() - began, states, open)
-    if (!observed || !leads) return
-    const looks: string[] = []
-    for (const subject of subjects) {
-      const { userId } = subject.wanted
-      const ofUser = byUser.get(userId) ?? []
-      byUser.delete(userId)
-      const actions = plan(situationOf(subject, ofUser, undefined))
-      const [first] = actions
-      const { row } = subject
-      const ready = row?.state === 'ready' && ofUser.find(({ id, running }) => running && id === row.containerId)
-      if (subject.move?.phase === 'draining') mover.watchDrain(subject)
-      if (first?.do === 'wait') {
-        if (!retries.has(userId)) scheduleRetry(userId, first.until)
-      } else if (
-        first ||
-        subject.move?.phase === 'preparing' ||
-        (ready && routes.get(userId)?.address !== ready.address)
-      )
-        looks.push(userId)
-    }
-    if (subjects.length === 0 && byUser.size > 0)
-      log.error(
-        { count: byUser.size },
-        'fleet.orphans.kept: instances run, but the database has no users. Is it the right one?',
-      )
-    else looks.push(...byUser.keys())
-    // a sweep is over when it has seen everybody; what it found to do may take minutes
-    for (const userId of looks) reconcile(userId).catch(report)
-  }
-
-  /**
-   * Whether a ready instance still answers, and whether anybody uses it. Lets requests in when it was ready before us.
-   * @returns open sessions
-   * @param seen - traffic of everybody; null for one who does not lead, and so leaves what is idle or silent alone
-   */
-  async function checkHealth(
-    subject: Subject,
-    observed: ObservedInstance[] | undefined,
-    seen: Map<string, Seen> | null,
-  ): Promise<number> {
-    const { userId } = subject.wanted
-    const answer = await checks.ask(subject, observed, { counts: seen !== null })
-    if (!answer) return 0
-    const { address, generation } = answer
-    // what was read before a move tells nothing of its drain
-    if (!subject.move && routes.get(userId)?.generation === generation) drained(userId)
-    // a look may be changing it just now, and then knows better
-    if (!routes.has(userId) && !looks.underWay(userId) && !sleeper.fallingAsleep(userId))
-      setRoute(userId, { address, generation, draining: drainingOf(subject) })
-    if (seen && !subject.move && sleeper.isIdle(subject, seen.get(userId), answer.inFlight))
-      sleeper.sleep(userId).catch(report)
-    return answer.sessions
-  }
-
-  function sweepOnce(): Promise<void> {
-    sweeping ??= sweep().finally(() => {
-      sweeping = undefined
-    })
-    return sweeping
-  }
-
   /** Another control plane of this database changed an instance. */
   async function heard(payload: string | null): Promise<void> {
-    if (payload === null) return sweepOnce()
+    if (payload === null) return sweeper.sweep()
     const [from, userId] = payload.split(' ')
     if (from === origin || !userId) return
     const subject = await read(userId)
@@ -695,9 +564,9 @@ export function createFleet(options: FleetOptions): Fleet {
     signal: closing.signal,
     bootFor,
     prove: options.prove,
-    withFreePort,
-    demandRoom: async userId => capacity.demandRoom((await table.countOthersRunning(userId)) + 1),
-    passOver: ports.passOver,
+    withFreePort: admission.withFreePort,
+    demandRoom: admission.demandRoomBeside,
+    passOver: admission.passOver,
     setRoute,
     drained,
     remove: async (userId, found) => {
@@ -711,6 +580,29 @@ export function createFleet(options: FleetOptions): Fleet {
     reach,
   })
 
+  const sweeper = createSweeper({
+    runtime,
+    table,
+    activity,
+    checks,
+    sleeper,
+    mover,
+    observe,
+    log,
+    signal: closing.signal,
+    leading,
+    planFor: (subject, observed) => plan(situationOf(subject, observed, undefined)),
+    routeOf: userId => routes.get(userId),
+    openDoor: setRoute,
+    drained,
+    isLookedAt: looks.underWay,
+    look: reconcile,
+    lookAt(userId, at) {
+      if (!retries.has(userId)) retries.at(userId, at)
+    },
+    report,
+  })
+
   return {
     async start() {
       // the first notification comes with the opening and asks for a look at everything: that is below
@@ -722,17 +614,17 @@ export function createFleet(options: FleetOptions): Fleet {
       leadership = await db.lead('sdp-mcp fleet leader', leads => {
         log.info({ leading: leads }, 'fleet.leadership.changed')
         observe?.led(leads)
-        if (leads && sweepTimer) sweepOnce().catch(report)
+        if (leads && sweepTimer) sweeper.sweep().catch(report)
       })
       runtime.watch(userId => {
         if (!leading()) return
-        if (userId === null) sweepOnce().catch(report)
+        if (userId === null) sweeper.sweep().catch(report)
         else reconcile(userId).catch(report)
       }, closing.signal)
-      await sweepOnce()
+      await sweeper.sweep()
       const { stopAfterMs } = config.idle
       const sweepMs = Math.max(shortestSweepMs, Math.min(longestSweepMs, (stopAfterMs ?? longestSweepMs) / 4))
-      sweepTimer = setInterval(() => sweepOnce().catch(report), sweepMs)
+      sweepTimer = setInterval(() => sweeper.sweep().catch(report), sweepMs)
       sweepTimer.unref()
       log.info({ instances: routes.size }, 'fleet.started')
     },
@@ -740,17 +632,17 @@ export function createFleet(options: FleetOptions): Fleet {
     async close() {
       closing.abort(superseded())
       clearInterval(sweepTimer)
-      for (const timer of retries.values()) clearTimeout(timer)
+      retries.close()
       await listener?.close()
       // somebody else may lead from here on, also over what we still finish
       await leadership?.close()
-      const busy = [...looks.all(), ...startWatch.all(), sweeping]
+      const busy = [...looks.all(), ...startWatch.all(), sweeper.underWay()]
       await Promise.race([Promise.allSettled(busy), delay(stopGraceSeconds * 1000, undefined, { ref: false })])
       await health.close()
     },
 
     reconcile,
-    reconcileAll: sweepOnce,
+    reconcileAll: sweeper.sweep,
 
     ensureReady,
     sleep: userId => sleeper.sleep(userId, null),
@@ -761,11 +653,7 @@ export function createFleet(options: FleetOptions): Fleet {
       }),
     leading,
 
-    async checkCapacity() {
-      await runtime.ping().catch(rethrow)
-      if ((await table.countUsers()) >= ports.count) throw ports.exhausted()
-      await capacity.demandRoom(await table.countOthersRunning(null))
-    },
+    checkCapacity: admission.check,
   }
 }
 

@@ -35,6 +35,11 @@ export type Subject = {
   move: Move | null
 }
 
+/** Where sessions that began before a move still are. */
+export function drainingOf({ move }: Subject): { address: string; generation: number } | null {
+  return move?.phase === 'draining' && move.address ? { address: move.address, generation: move.generation } : null
+}
+
 /** Tells the other control planes of a database that an instance changed. Payload: origin and user id. */
 export const instanceChannel = 'sdp_mcp_instance'
 

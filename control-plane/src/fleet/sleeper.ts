@@ -11,6 +11,8 @@ import { type Runtime, stopGraceSeconds } from './runtime.ts'
 /** other control planes have heard of a change by now */
 export const heardMs = 300
 
+export type Sleeper = ReturnType<typeof createSleeper>
+
 /** Puts instances to sleep that nobody uses. */
 export function createSleeper(parts: {
   runtime: Runtime
