@@ -11,6 +11,7 @@ import type { CapacityLimits } from './capacity.ts'
 import { createChecks } from './checks.ts'
 import { asRuntimeError, failureOf, rethrow, superseded, toAppError, whyNotStarted } from './failures.ts'
 import { createGate } from './gate.ts'
+import { createGoodbye } from './goodbye.ts'
 import { createHealthChecker } from './health.ts'
 import type { IdleLimits } from './idle.ts'
 import {
@@ -152,7 +153,6 @@ export type FleetOptions = {
 const longestSweepMs = 15_000
 const shortestSweepMs = 500
 const lastWordsMs = 2_000
-const goodbyeMs = 12_000
 const engineRetryMs = 5_000
 // each look holds a database connection and occupies the engine
 const concurrentLooks = 8
@@ -309,7 +309,7 @@ export function createFleet(options: FleetOptions): Fleet {
       case 'wait':
         return retries.at(userId, action.until)
       case 'say-goodbye':
-        await sayGoodbye(subject, observed, action.id)
+        await goodbye.say(subject, observed, action.id)
         return reach('remove.goodbye')
       case 'erase':
         for (const { id } of await runtime.list(userId).catch(rethrow)) await runtime.remove(id).catch(rethrow)
@@ -340,7 +340,7 @@ export function createFleet(options: FleetOptions): Fleet {
   // ---- starting ----------------------------------------------------------------------------------------------------
 
   async function startInstance(subject: Subject): Promise<void> {
-    const { userId, generation, image } = subject.wanted
+    const { userId } = subject.wanted
     closeDoor(userId)
     const slept = subject.row?.state === 'stopped'
     const tried = new Set<number>()
@@ -349,8 +349,7 @@ export function createFleet(options: FleetOptions): Fleet {
         const port = await admission.allotPort(subject)
         reach('start.recorded')
         tried.add(port)
-        const boot = await bootFor(userId, { generation, port })
-        const started = await runtime.start({ boot, image, limits: config.limits })
+        const started = await launch(subject, port)
         reach('start.running')
         if (slept) woken.add(userId)
         else woken.delete(userId)
@@ -375,6 +374,12 @@ export function createFleet(options: FleetOptions): Fleet {
         return failInstance(subject, fail(situationOf(subject, [], undefined), whyNotStarted(error, log), null))
       }
     }
+  }
+
+  /** Once the start and its port are noted. */
+  async function launch({ wanted: { userId, generation, image } }: Subject, port: number): Promise<ObservedInstance> {
+    const boot = await bootFor(userId, { generation, port })
+    return runtime.start({ boot, image, limits: config.limits })
   }
 
   async function replaceInstance(subject: Subject, id: string, because: string): Promise<void> {
@@ -469,41 +474,19 @@ export function createFleet(options: FleetOptions): Fleet {
 
   // ---- removing ----------------------------------------------------------------------------------------------------
 
-  /** Ends the user's grant while there still is an instance that can; one is started for it if need be. */
-  async function sayGoodbye(subject: Subject, observed: ObservedInstance[], runningId: string | null): Promise<void> {
-    const { userId } = subject.wanted
-    closeDoor(userId)
-    retries.cancel(userId)
-    await record(subject, { state: 'draining', ...nothingKnown })
-    const running = observed.find(({ id }) => id === runningId)
-    let instance = running?.address ? { address: running.address, generation: running.generation } : null
-    if (subject.connected) {
-      instance ??= await startForGoodbye(subject).catch(error => {
-        log.warn({ userId, error }, 'fleet.goodbye.not-started')
-        return null
-      })
-      if (instance && !(await answersSoon(userId, instance))) instance = null
-    }
-    if (instance) await lastWords(userId, instance)
-    await beforeRemove(userId, instance)
-  }
-
-  async function startForGoodbye(subject: Subject): Promise<{ address: string; generation: number } | null> {
-    const { userId, generation, image } = subject.wanted
-    const port = await admission.allotPort(subject)
-    const boot = await bootFor(userId, { generation, port })
-    const { address } = await runtime.start({ boot, image, limits: config.limits })
-    return address === null ? null : { address, generation }
-  }
-
-  async function answersSoon(userId: string, at: { address: string; generation: number }): Promise<boolean> {
-    const signal = AbortSignal.any([closing.signal, AbortSignal.timeout(goodbyeMs)])
-    while (!signal.aborted) {
-      if (await health.ask(userId, at, signal)) return true
-      await delay(50)
-    }
-    return false
-  }
+  const goodbye = createGoodbye({
+    health,
+    log,
+    signal: closing.signal,
+    closeDoor(userId) {
+      closeDoor(userId)
+      retries.cancel(userId)
+    },
+    record,
+    start: async subject => launch(subject, await admission.allotPort(subject)),
+    lastWords,
+    revoke: beforeRemove,
+  })
 
   // ---- waiting for an instance -------------------------------------------------------------------------------------
 
