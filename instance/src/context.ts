@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
-import type { fetch as undiciFetch } from 'undici'
 import type { ConnectionState, SdpSettings, Toolset } from './contract.ts'
+import type { HttpClient } from './http-client.ts'
 
 /** Gives Zoho access tokens; implemented by tokens/keeper.ts. */
 export interface TokenKeeper {
@@ -58,8 +58,8 @@ export type InstanceContext = {
   /** whether the administrator can make connect links */
   consentLinks?: boolean
   tokens: TokenKeeper
-  /** undici's fetch, bound to one keep-alive Agent */
-  fetch: typeof undiciFetch
+  /** over connections that are kept */
+  http: HttpClient
   log: Logger
   /** milliseconds since 1970 */
   now: () => number

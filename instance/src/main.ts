@@ -194,10 +194,10 @@ function assemble({ user, settings, store, log, howToAuthorize, upstreams, egres
   const accounts = createZohoAccounts({
     accountsUrl: sdp.accountsUrl,
     consoleUrl: dataCenterHosts[sdp.dataCenter].console,
-    fetch: meter.fetch,
+    http: meter.http,
   })
   const keeper = createKeeper({ store, accounts, log, howToAuthorize, expectedEmail: user.email })
-  const context = { user, ...settings, tokens: keeper, fetch: meter.fetch, log, now: Date.now, version }
+  const context = { user, ...settings, tokens: keeper, http: meter.http, log, now: Date.now, version }
   const write = store.recordToolCalls?.bind(store)
   return { context, keeper, audit: write && createToolAudit({ write, log }), meter }
 }

@@ -1,5 +1,6 @@
-import type { Dispatcher, fetch as undiciFetch } from 'undici'
+import type { Dispatcher } from 'undici'
 import type { Boot } from './contract.ts'
+import type { HttpClient } from './http-client.ts'
 
 export type OutgoingOptions = {
   /** names that may lead to private addresses; `any`: nothing is checked (evaluation and tests) */
@@ -10,26 +11,25 @@ export type OutgoingOptions = {
   egress?: NonNullable<Boot['egress']>
 }
 
-type Client = {
-  fetch: typeof undiciFetch
+type Loaded = {
   dispatcher: Dispatcher
+  exchange: typeof import('./http-exchange.ts').exchange
   checkLiteralHost: typeof import('./upstream-guard.ts').checkLiteralHost
 }
 
 const connectTimeoutMs = 10_000
 
 /**
- * undici's fetch over connections that are kept for the next call. The library is a quarter of an instance's code and is
- * needed for the first call only, so it is loaded then: most instances wait for somebody most of their time.
+ * HTTP over connections that are kept for the next call. undici is a quarter of an instance's code and is needed for the
+ * first call only, so it is loaded then: most instances wait for somebody most of their time.
  */
-export function createOutgoing({ upstreams, behindProxy, egress }: OutgoingOptions): typeof undiciFetch {
-  let loading: Promise<Client> | undefined
-  let loaded: Client | undefined
+export function createOutgoing({ upstreams, behindProxy, egress }: OutgoingOptions): HttpClient {
+  let loading: Promise<Loaded> | undefined
+  let loaded: Loaded | undefined
 
-  async function load(): Promise<Client> {
-    const [{ Agent, EnvHttpProxyAgent, ProxyAgent, fetch }, { checkLiteralHost, guardedConnector }] = await Promise.all(
-      [import('undici'), import('./upstream-guard.ts')],
-    )
+  async function load(): Promise<Loaded> {
+    const [{ Agent, EnvHttpProxyAgent, ProxyAgent }, { checkLiteralHost, guardedConnector }, { exchange }] =
+      await Promise.all([import('undici'), import('./upstream-guard.ts'), import('./http-exchange.ts')])
     const pool = {
       connections: 16,
       keepAliveTimeout: 30_000,
@@ -50,16 +50,15 @@ export function createOutgoing({ upstreams, behindProxy, egress }: OutgoingOptio
       : behindProxy
         ? new EnvHttpProxyAgent(pool)
         : new Agent(pool)
-    loaded = { fetch, dispatcher, checkLiteralHost }
+    loaded = { dispatcher, exchange, checkLiteralHost }
     return loaded
   }
 
-  return async (input, init) => {
+  return async call => {
     loading ??= load()
-    const { fetch, dispatcher, checkLiteralHost } = loaded ?? (await loading)
+    const { dispatcher, exchange, checkLiteralHost } = loaded ?? (await loading)
     // behind a proxy the connector never sees the address that is meant
-    if ((egress || behindProxy) && upstreams !== 'any')
-      checkLiteralHost(new URL(typeof input === 'object' && 'url' in input ? input.url : input), upstreams)
-    return fetch(input, { dispatcher, ...init })
+    if ((egress || behindProxy) && upstreams !== 'any') checkLiteralHost(new URL(call.url), upstreams)
+    return exchange(dispatcher, call)
   }
 }

@@ -1,10 +1,12 @@
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { fetch } from 'undici'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { latencyBoundsMs } from './contract.ts'
+import { createOutgoing } from './outgoing.ts'
 import { meterUpstream } from './upstream-meter.ts'
 
+const http = createOutgoing({ upstreams: 'any', behindProxy: false })
+const call = { method: 'GET', headers: {}, timeoutMs: 10_000, maxBytes: 1_000 } as const
 const server = createServer((request, response) => {
   const status = Number(/status=(\d+)/.exec(request.url ?? '')?.[1] ?? 200)
   response.writeHead(status).end('{}')
@@ -17,14 +19,14 @@ beforeAll(async () => {
 afterAll(() => new Promise(done => server.close(done)))
 
 test('requests are counted by module and outcome, token calls apart, and nothing of an address is kept', async () => {
-  const meter = meterUpstream(fetch, origin)
+  const meter = meterUpstream(http, origin)
   const api = `${origin}/app/itdesk/api/v3`
   for (const path of ['/requests/12/notes?input_data=secret', '/requests?status=429', '/problems?status=503'])
-    await meter.fetch(api + path)
-  await meter.fetch(new URL(`${api}/requests/77`))
-  await meter.fetch(`${origin}/oauth/v2/token`, { method: 'POST' })
-  await meter.fetch(`${origin}/oauth/v2/token?status=400`, { method: 'POST' })
-  await expect(meter.fetch('http://127.0.0.1:1/app/itdesk/api/v3/changes')).rejects.toThrow()
+    await meter.http({ ...call, url: api + path })
+  await meter.http({ ...call, url: `${api}/requests/77` })
+  await meter.http({ ...call, method: 'POST', url: `${origin}/oauth/v2/token` })
+  await meter.http({ ...call, method: 'POST', url: `${origin}/oauth/v2/token?status=400` })
+  await expect(meter.http({ ...call, url: 'http://127.0.0.1:1/app/itdesk/api/v3/changes' })).rejects.toThrow()
   const { upstream, mints, failures } = meter.report()
   expect(upstream.map(({ module, outcome, calls }) => `${module} ${outcome} ${calls}`)).toEqual([
     'requests ok 2',
@@ -39,9 +41,12 @@ test('requests are counted by module and outcome, token calls apart, and nothing
 })
 
 test('however many modules a site seems to have, the report stays small', async () => {
-  const meter = meterUpstream(fetch, origin)
+  const meter = meterUpstream(http, origin)
   for (let at = 0; at < 100; at++)
-    await meter.fetch(`${origin}/app/itdesk/api/v3/${String.fromCharCode(97 + (at % 26))}_${'x'.repeat(at / 26)}`)
+    await meter.http({
+      ...call,
+      url: `${origin}/app/itdesk/api/v3/${String.fromCharCode(97 + (at % 26))}_${'x'.repeat(at / 26)}`,
+    })
   const { upstream } = meter.report()
   expect(upstream).toEqual([expect.objectContaining({ module: 'other', outcome: 'ok', calls: 100 })])
 })

@@ -1,19 +1,19 @@
-import type { fetch as undiciFetch } from 'undici'
 import { type UsageReport, upstreamModule } from './contract.ts'
+import type { HttpClient } from './http-client.ts'
 import { addTo, createBuckets } from './latency.ts'
 
 type Upstream = UsageReport['upstream'][number]
 
 export type UpstreamMeter = {
-  fetch: typeof undiciFetch
+  http: HttpClient
   report(): { upstream: Upstream[]; mints: number; failures: number }
 }
 
 /**
- * Measures what leaves through `fetch`: time to the answer's headers by SDP module and outcome, and calls of the token
+ * Measures what leaves through `http`: time to the answer's headers by SDP module and outcome, and calls of the token
  * endpoint. Sees addresses and status codes only.
  */
-export function meterUpstream(fetch: typeof undiciFetch, accountsUrl: string): UpstreamMeter {
+export function meterUpstream(http: HttpClient, accountsUrl: string): UpstreamMeter {
   const entries = new Map<string, Upstream>()
   const tokenEndpoint = new URL('/oauth/v2/token', accountsUrl).href
   let mints = 0
@@ -30,27 +30,34 @@ export function meterUpstream(fetch: typeof undiciFetch, accountsUrl: string): U
     addTo(entry.buckets, durationMs)
   }
 
-  const metered: typeof undiciFetch = async (input, init) => {
-    const address = typeof input === 'string' ? input : 'url' in input ? input.url : input.href
-    const module = moduleOf(address)
-    const isMint = address.split('?')[0] === tokenEndpoint
+  const metered: HttpClient = async call => {
+    const module = moduleOf(call.url)
+    const isMint = call.url.split('?')[0] === tokenEndpoint
     const startedAt = performance.now()
+    let answered = false
     const done = (outcome: Upstream['outcome']) => {
+      answered = true
       if (module) note(module, outcome, Math.round(performance.now() - startedAt))
     }
     if (isMint) mints++
     try {
-      const response = await fetch(input, init)
-      done(outcomeOf(response.status))
-      if (isMint && !response.ok) failures++
-      return response
+      return await http({
+        ...call,
+        onStatus(status) {
+          done(outcomeOf(status))
+          if (isMint && (status < 200 || status > 299)) failures++
+          call.onStatus?.(status)
+        },
+      })
     } catch (error) {
+      // an answer whose end never came was counted as what it said
+      if (answered) throw error
       done('unreachable')
       if (isMint) failures++
       throw error
     }
   }
-  return { fetch: metered, report: () => ({ upstream: [...entries.values()], mints, failures }) }
+  return { http: metered, report: () => ({ upstream: [...entries.values()], mints, failures }) }
 }
 
 /** `requests` of `https://.../app/itdesk/api/v3/requests/12/notes`; undefined for what is not the SDP API. */

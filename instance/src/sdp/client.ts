@@ -1,6 +1,7 @@
 import { BulkheadPolicy, DelegateBackoff, handleWhen, type IRetryBackoffContext, retry, wrap } from 'cockatiel'
-import type { BodyInit, FormData, RequestInit, Response } from 'undici'
+import type { FormData } from 'undici'
 import type { InstanceContext } from '../context.ts'
+import { AnswerTooLargeError, type HttpAnswer, type HttpCall } from '../http-client.ts'
 import { failure, isSuccess, messages, sentence } from './envelope.ts'
 import { isSdpError, SdpError, type SdpErrorDetails } from './errors.ts'
 import { at, flag, isObject, type Json, parseLossless, rows, text } from './json.ts'
@@ -71,7 +72,7 @@ const lockMs = 300_000
  * A 401 is answered with at most one token refresh and one replay. A write that timed out is never repeated: it ends
  * as `indeterminate`. Redirects are not followed: they lead to a login page (docs/sdp-api.md 4.4).
  */
-export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens' | 'sdp' | 'log' | 'now'>): SdpClient {
+export function createSdpClient(context: Pick<InstanceContext, 'http' | 'tokens' | 'sdp' | 'log' | 'now'>): SdpClient {
   const origin = new URL(context.sdp.baseUrl).origin
   const root = `${origin}/app/${encodeStrictly(context.sdp.portal)}/api/v3`
   const refused = new Map<string, number>()
@@ -148,50 +149,37 @@ export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens
     onRequest: () => void,
   ): Promise<SdpAnswer> {
     const call = `${request.method} ${request.path.template}`
-    const response = await fetchOnce(urlOf(request), init(request, token), request, signal, onRequest)
-    const raw = await readText(response, request, signal)
+    const answer = await callOnce({ url: urlOf(request), ...content(request, token) }, request, signal, onRequest)
+    const { status } = answer
+    const raw = answer.bytes.toString('utf8')
     const body = parseBody(raw)
-    const details: SdpErrorDetails = { call, retryAfterSeconds: retryAfter(response, context.now()) }
-    context.log.debug({ call, httpStatus: response.status }, 'sdp.call.answered')
-    if (response.status >= 300 && response.status < 400) throw failure(response.status, undefined, details)
-    if (response.ok && raw.trim() === '' && request.method !== 'GET') return empty(response)
-    if (body === undefined || !response.ok || !isSuccess(body)) {
-      const error = refine(failure(response.status, body, details), request)
+    const details: SdpErrorDetails = { call, retryAfterSeconds: retryAfter(answer, context.now()) }
+    context.log.debug({ call, httpStatus: status }, 'sdp.call.answered')
+    if (status >= 300 && status < 400) throw failure(status, undefined, details)
+    if (answer.ok && raw.trim() === '' && request.method !== 'GET') return empty(answer)
+    if (body === undefined || !answer.ok || !isSuccess(body)) {
+      const error = refine(failure(status, body, details), request)
       if (error.kind === 'limited') limitedAt = context.now()
       throw error
     }
-    return { body, httpStatus: response.status, messages: messages(body) }
+    return { body, httpStatus: status, messages: messages(body) }
   }
 
-  async function fetchOnce(
-    url: string,
-    options: RequestInit,
+  async function callOnce(
+    call: Pick<HttpCall, 'url' | 'headers' | 'body' | 'maxBytes' | 'maxErrorBytes'>,
     request: Pick<SdpRequest, 'method' | 'path' | 'timeoutMs'>,
     signal: AbortSignal,
     onRequest: () => void,
-  ): Promise<Response> {
+  ): Promise<HttpAnswer> {
     const timeoutMs = request.timeoutMs ?? (request.method === 'GET' ? readTimeoutMs : writeTimeoutMs)
     onRequest()
     sentAt.push(context.now())
     // counts a thousand and more as that: looking through all of them with each call would cost more than the call
     if (sentAt.length > 2_000) sentAt = recent().slice(-1_000)
     try {
-      return await context.fetch(url, {
-        ...options,
-        redirect: 'manual',
-        signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
-      })
+      return await context.http({ ...call, method: request.method, signal, timeoutMs })
     } catch (cause) {
-      throw lostConnection(cause, request, signal)
-    }
-  }
-
-  async function readText(response: Response, request: SdpRequest, signal: AbortSignal): Promise<string> {
-    try {
-      return Buffer.from(await readCapped(response, longestJsonBytes)).toString('utf8')
-    } catch (cause) {
-      if (cause instanceof SdpError) throw cause
-      throw lostConnection(cause, request, signal)
+      throw cause instanceof AnswerTooLargeError ? tooLarge(cause) : lostConnection(cause, request, signal)
     }
   }
 
@@ -256,17 +244,11 @@ export function createSdpClient(context: Pick<InstanceContext, 'fetch' | 'tokens
         return authorized(
           async token => {
             const headers = { Authorization: `Zoho-oauthtoken ${token}`, Accept: '*/*' }
-            const response = await fetchOnce(target.href, { headers }, request, signal, onRequest)
-            if (!response.ok) {
-              const body = parseBody(await readText(response, request, signal))
-              throw failure(response.status, body, { call: 'GET /attachment' })
-            }
-            try {
-              const bytes = await readCapped(response, maxBytes)
-              return { bytes, contentType: response.headers.get('content-type') ?? 'application/octet-stream' }
-            } catch (cause) {
-              throw cause instanceof SdpError ? cause : lostConnection(cause, request, signal)
-            }
+            const call = { url: target.href, headers, maxBytes, maxErrorBytes: longestJsonBytes }
+            const answer = await callOnce(call, request, signal, onRequest)
+            const { bytes } = answer
+            if (!answer.ok) throw failure(answer.status, parseBody(bytes.toString('utf8')), { call: 'GET /attachment' })
+            return { bytes, contentType: answer.header('content-type') ?? 'application/octet-stream' }
           },
           'GET /attachment',
           signal,
@@ -310,12 +292,13 @@ function inputData(input: unknown): string {
   return `input_data=${encodeStrictly(JSON.stringify(input))}`
 }
 
-function init(request: SdpRequest, token: string): RequestInit {
+function content(request: SdpRequest, token: string): Pick<HttpCall, 'headers' | 'body' | 'maxBytes'> {
   const headers: Record<string, string> = { Authorization: `Zoho-oauthtoken ${token}`, Accept: acceptType }
-  if (request.form) return { method: request.method, headers, body: request.form satisfies BodyInit }
-  if (request.method === 'GET' || request.input === undefined) return { method: request.method, headers }
+  const maxBytes = longestJsonBytes
+  if (request.form) return { headers, body: request.form, maxBytes }
+  if (request.method === 'GET' || request.input === undefined) return { headers, maxBytes }
   headers['Content-Type'] = 'application/x-www-form-urlencoded'
-  return { method: request.method, headers, body: inputData(request.input) }
+  return { headers, body: inputData(request.input), maxBytes }
 }
 
 function parseBody(raw: string): Json | undefined {
@@ -327,29 +310,14 @@ function parseBody(raw: string): Json | undefined {
   }
 }
 
-function empty(response: Response): SdpAnswer {
-  return { body: {}, httpStatus: response.status, messages: [] }
+function empty(answer: HttpAnswer): SdpAnswer {
+  return { body: {}, httpStatus: answer.status, messages: [] }
 }
 
-/** Reads at most `maxBytes`; more is an error, never a silent cut. */
-async function readCapped(response: Response, maxBytes: number): Promise<Uint8Array> {
-  const tooLarge = () =>
-    new SdpError('drift', `The answer is larger than ${maxBytes} bytes.`, {
-      nextStep: 'Ask for fewer rows or fields, or raise max_bytes for an attachment.',
-    })
-  const announced = Number(response.headers.get('content-length') ?? 0)
-  if (announced > maxBytes) {
-    await response.body?.cancel()
-    throw tooLarge()
-  }
-  const chunks: Uint8Array[] = []
-  let size = 0
-  for await (const chunk of response.body ?? []) {
-    size += (chunk as Uint8Array).byteLength
-    if (size > maxBytes) throw tooLarge()
-    chunks.push(chunk as Uint8Array)
-  }
-  return Buffer.concat(chunks)
+function tooLarge({ maxBytes }: AnswerTooLargeError): SdpError {
+  return new SdpError('drift', `The answer is larger than ${maxBytes} bytes.`, {
+    nextStep: 'Ask for fewer rows or fields, or raise max_bytes for an attachment.',
+  })
 }
 
 /** Codes of errors raised before a byte of the request left: the write certainly did not happen. */
@@ -368,7 +336,7 @@ const neverSent = new Set([
 
 function lostConnection(cause: unknown, request: Pick<SdpRequest, 'method' | 'path'>, signal: AbortSignal): SdpError {
   if (signal.aborted) return cancelled(request, cause)
-  const reported = at(cause, 'cause.code') ?? at(cause, 'code')
+  const reported = at(cause, 'code')
   const code = typeof reported === 'string' ? reported : ''
   const kind = request.method === 'GET' || neverSent.has(code) ? 'down' : 'indeterminate'
   const details: SdpErrorDetails = {
@@ -376,7 +344,7 @@ function lostConnection(cause: unknown, request: Pick<SdpRequest, 'method' | 'pa
     said: code || undefined,
     cause,
   }
-  if (code === 'ERR_UPSTREAM_REFUSED') details.nextStep = `${text(at(cause, 'cause.message') ?? at(cause, 'message'))}.`
+  if (code === 'ERR_UPSTREAM_REFUSED') details.nextStep = `${text(at(cause, 'message'))}.`
   if (at(cause, 'name') === 'TimeoutError') return new SdpError(kind, tooLate[kind], details)
   return new SdpError(kind, sentence(kind, details), details)
 }
@@ -400,8 +368,8 @@ function refine(error: SdpError, request: SdpRequest): SdpError {
   return error
 }
 
-function retryAfter(response: Response, now: number): number | undefined {
-  const header = response.headers.get('retry-after')
+function retryAfter(answer: HttpAnswer, now: number): number | undefined {
+  const header = answer.header('retry-after')
   if (!header) return undefined
   const seconds = /^\d+$/.test(header) ? Number(header) : Math.ceil((Date.parse(header) - now) / 1000)
   return Number.isFinite(seconds) && seconds >= 0 ? seconds : undefined

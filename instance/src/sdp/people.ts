@@ -47,9 +47,10 @@ export type FindOptions = { kind?: PersonKind; group?: string; department?: stri
 const maxAgeMs = 10 * 60_000
 const meMaxAgeMs = 60 * 60_000
 const refusedForMs = 30 * 60_000
+const longestIdentity = 64 * 1024
 
 /** Finds people in the order of docs/sdp-api.md 17.1; one per instance. */
-export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 'sdp' | 'fetch' | 'now'>): People {
+export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 'sdp' | 'http' | 'now'>): People {
   const found = new Cache<Person[]>({ size: 300, maxAgeMs, now: context.now })
   const refused = new Cache<true>({ size: 20, maxAgeMs: refusedForMs, now: context.now })
   const groups = new Cache<string[]>({ size: 1, maxAgeMs, now: context.now })
@@ -111,13 +112,16 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
     // Zoho does not always tell the scopes; then it is worth one try
     if (scopes.length > 0 && !scopes.some(scope => /^AaaServer\.profile\.(READ|ALL)$/i.test(scope))) return undefined
     const token = await context.tokens.accessToken(sdp.signal)
-    const response = await context.fetch(new URL('/oauth/user/info', context.sdp.accountsUrl), {
-      headers: { Authorization: `Zoho-oauthtoken ${token}` },
-      redirect: 'manual',
-      signal: AbortSignal.any([sdp.signal, AbortSignal.timeout(10_000)]),
+    const answer = await context.http({
+      method: 'GET',
+      url: new URL('/oauth/user/info', context.sdp.accountsUrl).href,
+      headers: { authorization: `Zoho-oauthtoken ${token}` },
+      signal: sdp.signal,
+      timeoutMs: 10_000,
+      maxBytes: longestIdentity,
     })
-    if (!response.ok) return undefined
-    const body = parseLossless(await response.text())
+    if (!answer.ok) return undefined
+    const body = parseLossless(answer.bytes.toString('utf8'))
     return { email: text(at(body, 'Email')), name: text(at(body, 'Display_Name')) }
   }
 

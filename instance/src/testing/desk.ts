@@ -4,9 +4,11 @@ import { InMemoryTransport } from '@modelcontextprotocol/sdk/inMemory.js'
 import type { CallToolResult } from '@modelcontextprotocol/sdk/types.js'
 import { type Simulator, type SimulatorOptions, startSimulator } from '@sdp-mcp/simulator'
 import { pino } from 'pino'
-import { Agent, fetch } from 'undici'
+import { Agent } from 'undici'
 import { AuthorizationError, type ConnectionStatus, type InstanceContext, type TokenKeeper } from '../context.ts'
 import { type Toolset, toolsets } from '../contract.ts'
+import type { HttpClient } from '../http-client.ts'
+import { exchange } from '../http-exchange.ts'
 import type { Json } from '../sdp/json.ts'
 import { buildServer, type SessionOptions, type ToolCallRecord } from '../server.ts'
 
@@ -38,12 +40,12 @@ export async function startDesk(options: SimulatorOptions = {}): Promise<Desk> {
   const simulator = await startSimulator(options)
   const agent = new Agent({ keepAliveTimeout: 1_000 })
   const clients: Client[] = []
-  const bound = ((input, init) => fetch(input, { dispatcher: agent, ...init })) as typeof fetch
+  const http: HttpClient = call => exchange(agent, call)
 
   return {
     simulator,
     async context(user, { scopes = everyScope, ...more } = {}) {
-      const tokens = await connectedKeeper(simulator, user, scopes, bound)
+      const tokens = await connectedKeeper(simulator, user, scopes, http)
       const person = simulator.state.people.find(({ username }) => username === user)
       return {
         user: { id: randomUUID(), username: user, displayName: person?.name ?? user, email: person?.email ?? null },
@@ -56,7 +58,7 @@ export async function startDesk(options: SimulatorOptions = {}): Promise<Desk> {
         toolsets: [...toolsets] as Toolset[],
         readOnly: false,
         tokens,
-        fetch: bound,
+        http,
         log: pino({ level: 'silent' }),
         now: options.now ?? Date.now,
         version: '0.0.0-test',
@@ -139,7 +141,7 @@ async function connectedKeeper(
   simulator: Simulator,
   user: string,
   scopes: string[],
-  request: typeof fetch,
+  http: HttpClient,
 ): Promise<TestKeeper> {
   // a test file makes more connections than a person in ten minutes
   simulator.faults.set({ grantCodesPer10Minutes: 1_000, newRefreshTokensPer10Minutes: 1_000 })
@@ -148,9 +150,15 @@ async function connectedKeeper(
   const credentials = { client_id: grant.clientId, client_secret: client?.clientSecret ?? '' }
 
   async function mint(form: Record<string, string>): Promise<{ access: string; refresh: string }> {
-    const body = new URLSearchParams({ ...form, ...credentials })
-    const response = await request(`${simulator.url}/oauth/v2/token`, { method: 'POST', body })
-    const answer = (await response.json()) as Record<string, string>
+    const { bytes } = await http({
+      method: 'POST',
+      url: `${simulator.url}/oauth/v2/token`,
+      headers: { 'content-type': 'application/x-www-form-urlencoded' },
+      body: new URLSearchParams({ ...form, ...credentials }).toString(),
+      timeoutMs: 10_000,
+      maxBytes: 64 * 1024,
+    })
+    const answer = JSON.parse(bytes.toString()) as Record<string, string>
     if (!answer.access_token) throw new AuthorizationError('unavailable', JSON.stringify(answer), 'look at the test')
     return { access: answer.access_token, refresh: answer.refresh_token ?? '' }
   }

@@ -1,8 +1,8 @@
 import { startSimulator } from '@sdp-mcp/simulator'
 import { pino } from 'pino'
-import { fetch } from 'undici'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest'
 import { AuthorizationError } from '../context.ts'
+import { createOutgoing } from '../outgoing.ts'
 import { generateSealingKey, type SealingKey, seal } from '../seal.ts'
 import { createKeeper, type Keeper } from './keeper.ts'
 import { postgresStore } from './postgres-store.ts'
@@ -19,6 +19,7 @@ import {
 import { createZohoAccounts } from './zoho-accounts.ts'
 
 const simulator = await startSimulator()
+const http = createOutgoing({ upstreams: 'any', behindProxy: false })
 let database: TestDatabase
 let scripted: ScriptedAccounts
 const keepers = new Set<Keeper>()
@@ -57,7 +58,7 @@ function keep(user: User, setup: KeeperSetup = {}): Keeper {
   const { accountsUrl = simulator.url, timeoutMs = 2_000 } = setup
   const keeper = createKeeper({
     store: postgresStore({ ...user, key: setup.key ?? user.key }),
-    accounts: createZohoAccounts({ accountsUrl, consoleUrl: 'https://api-console.zoho.com', fetch, timeoutMs }),
+    accounts: createZohoAccounts({ accountsUrl, consoleUrl: 'https://api-console.zoho.com', http, timeoutMs }),
     log: pino({ level: 'silent' }),
     howToAuthorize: 'Make a grant code.',
     ...(setup.now && { now: setup.now }),

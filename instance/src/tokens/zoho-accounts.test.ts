@@ -1,5 +1,5 @@
-import { fetch } from 'undici'
 import { afterAll, beforeEach, expect, test } from 'vitest'
+import { createOutgoing } from '../outgoing.ts'
 import { fakeToken, goodGrant, type ScriptedReply, scriptedAccounts } from './testing.ts'
 import { AccountsError, type AccountsErrorKind, createZohoAccounts } from './zoho-accounts.ts'
 
@@ -7,8 +7,9 @@ const server = await scriptedAccounts()
 afterAll(() => server[Symbol.asyncDispose]())
 
 const consoleUrl = 'https://api-console.zoho.eu'
-const accounts = createZohoAccounts({ accountsUrl: server.url, consoleUrl, fetch })
-const impatient = createZohoAccounts({ accountsUrl: server.url, consoleUrl, fetch, timeoutMs: 300 })
+const http = createOutgoing({ upstreams: 'any', behindProxy: false })
+const accounts = createZohoAccounts({ accountsUrl: server.url, consoleUrl, http })
+const impatient = createZohoAccounts({ accountsUrl: server.url, consoleUrl, http, timeoutMs: 300 })
 const client = { clientId: '1000.ABC', clientSecret: 'f00d'.repeat(10) }
 const code = fakeToken()
 

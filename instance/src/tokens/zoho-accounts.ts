@@ -1,4 +1,4 @@
-import type { fetch as undiciFetch } from 'undici'
+import type { HttpAnswer, HttpCall, HttpClient } from '../http-client.ts'
 
 /**
  * What went wrong at the accounts server.
@@ -63,7 +63,7 @@ export type ZohoAccountsOptions = {
   accountsUrl: string
   /** developer console of the same data center, named in next steps */
   consoleUrl: string
-  fetch: typeof undiciFetch
+  http: HttpClient
   timeoutMs?: number
 }
 
@@ -79,22 +79,17 @@ export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
   const { accountsUrl, consoleUrl, timeoutMs = 10_000 } = options
   const host = new URL(accountsUrl).host
 
+  const call = (path: string, rest: Pick<HttpCall, 'method' | 'headers' | 'body'>) =>
+    options.http({ url: new URL(path, accountsUrl).href, timeoutMs, maxBytes: replyLimitBytes, ...rest })
+
   async function post(path: string, form: Record<string, string>): Promise<Record<string, unknown>> {
-    let status: number
-    let text: string
-    let retryAfter: string | null
+    let answer: HttpAnswer
     try {
-      const response = await options.fetch(new URL(path, accountsUrl), {
+      answer = await call(path, {
         method: 'POST',
         headers: { 'content-type': 'application/x-www-form-urlencoded', accept: 'application/json' },
         body: new URLSearchParams(form).toString(),
-        // a redirect would carry the secrets to wherever it points
-        redirect: 'manual',
-        signal: AbortSignal.timeout(timeoutMs),
       })
-      status = response.status
-      retryAfter = response.headers.get('retry-after')
-      text = await readLimited(response.body)
     } catch (cause) {
       throw new AccountsError(
         'unavailable',
@@ -103,19 +98,21 @@ export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
         { cause, retryAfterSeconds: 30 },
       )
     }
+    const { status } = answer
     if (status >= 300 && status < 400)
       throw new AccountsError(
         'unavailable',
         `The accounts server ${host} answered with a redirect, which is not followed.`,
         'Check the accounts URL: it must be the https origin of the data center the Zoho client was made in.',
       )
-    const body = parseObject(text)
+    const body = parseObject(answer.bytes.toString('utf8'))
+    const retryAfter = Number(answer.header('retry-after'))
     if (status === 429 || isThrottle(body))
       throw new AccountsError(
         'throttled',
         `Zoho is throttling token calls of this client${quote(body)}.`,
         'Wait some minutes; the next call tries again by itself. Zoho allows 10 token calls in 10 minutes.',
-        { retryAfterSeconds: Number(retryAfter) > 0 ? Math.min(Number(retryAfter), 900) : throttledForSeconds },
+        { retryAfterSeconds: retryAfter > 0 ? Math.min(retryAfter, 900) : throttledForSeconds },
       )
     if (status >= 500 || !body)
       throw new AccountsError(
@@ -241,13 +238,12 @@ export function createZohoAccounts(options: ZohoAccountsOptions): ZohoAccounts {
 
     async emailOf(accessToken) {
       try {
-        const response = await options.fetch(new URL('/oauth/user/info', accountsUrl), {
+        const answer = await call('/oauth/user/info', {
+          method: 'GET',
           headers: { authorization: `Zoho-oauthtoken ${accessToken}`, accept: 'application/json' },
-          redirect: 'manual',
-          signal: AbortSignal.timeout(timeoutMs),
         })
-        const email = parseObject(await readLimited(response.body))?.Email
-        return response.status === 200 && typeof email === 'string' && email.includes('@') ? email : undefined
+        const email = parseObject(answer.bytes.toString('utf8'))?.Email
+        return answer.status === 200 && typeof email === 'string' && email.includes('@') ? email : undefined
       } catch {
         return undefined
       }
@@ -308,22 +304,10 @@ function parseObject(text: string): Record<string, unknown> | undefined {
   }
 }
 
-async function readLimited(body: AsyncIterable<Uint8Array> | null): Promise<string> {
-  const chunks: Uint8Array[] = []
-  let bytes = 0
-  for await (const chunk of body ?? []) {
-    bytes += chunk.byteLength
-    if (bytes > replyLimitBytes) throw new Error('the answer is too long')
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks).toString('utf8')
-}
-
 function networkReason(error: unknown, timeoutMs: number): string {
   if (error instanceof Error && error.name === 'TimeoutError') return `no answer within ${timeoutMs / 1000} s`
-  const cause = error instanceof Error ? (error.cause ?? error) : error
-  const code = (cause as { code?: unknown } | undefined)?.code
+  const code = (error as { code?: unknown } | undefined)?.code
   // says by itself what to do
-  if (code === 'ERR_UPSTREAM_REFUSED') return (cause as Error).message
-  return typeof code === 'string' ? code : cause instanceof Error ? cause.message.slice(0, 120) : 'network error'
+  if (code === 'ERR_UPSTREAM_REFUSED') return (error as Error).message
+  return typeof code === 'string' ? code : error instanceof Error ? error.message.slice(0, 120) : 'network error'
 }

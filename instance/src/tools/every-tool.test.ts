@@ -32,14 +32,9 @@ let impatientWith: string[] = []
 beforeAll(async () => {
   desk = await startDesk()
   context = await desk.context('carol')
-  const { fetch } = context
+  const { http } = context
   // in place of the 20 and 30 seconds that the client of the site waits
-  context.fetch = ((input, init) => {
-    const given = init?.signal
-    if (!impatientWith.includes(init?.method ?? 'GET')) return fetch(input, init)
-    const limit = AbortSignal.timeout(timeoutMs)
-    return fetch(input, { ...init, signal: given ? AbortSignal.any([given, limit]) : limit })
-  }) as typeof fetch
+  context.http = call => http(impatientWith.includes(call.method) ? { ...call, timeoutMs } : call)
   server = await serveHttp({
     host: '127.0.0.1',
     port: 0,
