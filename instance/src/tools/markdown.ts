@@ -1,4 +1,5 @@
 import TurndownService from 'turndown'
+import { simpleTree } from './simple-html.ts'
 
 /**
  * Text from tickets is written by strangers and read by a model: it is cleaned of what a person would not see, and
@@ -63,7 +64,8 @@ export function htmlToMarkdown(html: string): string {
 function converted(html: string): string {
   if (isCostly(html)) return withoutTags(html)
   try {
-    return converter.turndown(html)
+    const simple = simpleTree(html)
+    return converter.turndown(simple ? (simple as unknown as TurndownService.Node) : html)
   } catch {
     return withoutTags(html)
   }
@@ -84,7 +86,7 @@ function isCostly(html: string): boolean {
     work += depth + 1
     if (depth > deepest || work > mostWork) return true
   }
-  return gap(textOf(html, '')) > longestGap
+  return html.length > longestGap && gap(textOf(html, '')) > longestGap
 }
 
 /** Length of the longest run of white space. */
@@ -169,6 +171,8 @@ function colour(value: string | undefined): string | undefined {
 
 /** Drops characters that show nothing: controls, format marks, Unicode tags. Keeps the joiner of emoji (U+200D). */
 export function visible(text: string): string {
+  // nearly every text
+  if (!/[^\n\t -~]/.test(text)) return text
   return text.replace(/\r\n?/g, '\n').replace(/(?![\n\t\u200d])[\p{Cc}\p{Cf}\u{e0000}-\u{e0fff}]/gu, '')
 }
 
