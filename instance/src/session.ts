@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import type { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import type { RequestHandlerExtra } from '@modelcontextprotocol/sdk/shared/protocol.js'
 import type {
@@ -40,7 +40,7 @@ export type Extra = RequestHandlerExtra<ServerRequest, ServerNotification>
 /** One client's view of the tools: which there are, and running them. */
 export interface Session {
   /** The tools of this session, as granted at the moment. */
-  offered(): Promise<Tool[]>
+  offered(): Promise<readonly Tool[]>
   /** Runs a tool for a client; never throws, failures are results. */
   run(tool: Tool, args: unknown, extra: Extra): Promise<CallToolResult>
   /** Runs a tool on behalf of a resource or a prompt. @throws Error with the text a model can act on */
@@ -67,13 +67,20 @@ export function createSession(
     by.includes(toolset) && (alsoNeeds === undefined || by.includes(alsoNeeds))
   const allowed = catalogue.filter(tool => isAllowed(tool, toolsets) && !(readOnly && tool.effect !== 'read'))
 
-  async function offered(): Promise<Tool[]> {
+  let judged: { granted: readonly string[]; offered: readonly Tool[]; call: ToolCall['session'] } | undefined
+
+  /** What the granted scopes leave of the tools; worked out again when they were read again. */
+  async function judge(): Promise<NonNullable<typeof judged>> {
     const granted = await services.grants.scopes()
-    return allowed.filter(tool => tool.scopes.every(scope => covers(granted, scope)))
+    if (judged?.granted !== granted) {
+      const offered = allowed.filter(tool => tool.scopes.every(scope => covers(granted, scope)))
+      const tools = offered.map(({ name }) => name)
+      judged = { granted, offered, call: { toolsets, readOnly, tools, missingScopes: missingScopes(granted) } }
+    }
+    return judged
   }
 
-  async function missingScopes(): Promise<Record<string, string[]>> {
-    const granted = await services.grants.scopes()
+  function missingScopes(granted: readonly string[]): Record<string, string[]> {
     const missing: Record<string, string[]> = {}
     for (const { name, scopes } of allowed)
       for (const scope of scopes.filter(needed => !covers(granted, needed))) {
@@ -86,7 +93,8 @@ export function createSession(
   /** Runs a tool once, with everything it needs; logs and counts it whatever happens. */
   async function perform(tool: Tool, args: unknown, extra: Partial<Extra> & Pick<Extra, 'signal'>): Promise<Outcome> {
     const startedAt = performance.now()
-    const requestId = randomBytes(6).toString('hex')
+    const id = randomUUID()
+    const requestId = id.slice(0, 8) + id.slice(9, 13)
     let sdpCalls = 0
     let outcome = 'ok'
     const sdp = services.client.bind({ signal: extra.signal, onRequest: () => sdpCalls++ })
@@ -94,12 +102,7 @@ export function createSession(
       ...services,
       sdp,
       signal: extra.signal,
-      session: {
-        toolsets,
-        readOnly,
-        tools: (await offered()).map(({ name }) => name),
-        missingScopes: await missingScopes(),
-      },
+      session: (await judge()).call,
       zone: async () => (await services.site.portal(sdp)).timeZone,
       progress: (done, total, message) => progress(extra, done, total, message),
       ask: question => ask(mcp, question, extra.signal),
@@ -139,7 +142,7 @@ export function createSession(
   }
 
   return {
-    offered,
+    offered: async () => (await judge()).offered,
     mayOffer: name => allowed.some(tool => tool.name === name),
     absence,
     async run(tool, args, extra) {
@@ -152,7 +155,7 @@ export function createSession(
       }
     },
     async read(toolName, args, extra) {
-      const tool = (await offered()).find(({ name }) => name === toolName)
+      const tool = (await judge()).offered.find(({ name }) => name === toolName)
       if (!tool) throw new ToolFailure(absence(toolName))
       return perform(tool, args, extra)
     },

@@ -13,14 +13,23 @@ const keptDays = 7
 export function createUsage(now: () => number = Date.now): Usage {
   const epoch = randomUUID()
   const days = new Map<string, Map<string, UsageReport['tools'][number]>>()
+  let today = { number: Number.NaN, name: '' }
+
+  /** The UTC date, whose text is made once a day. */
+  function day(): string {
+    const at = now()
+    const number = Math.floor(at / 86_400_000)
+    if (number !== today.number) today = { number, name: new Date(at).toISOString().slice(0, 10) }
+    return today.name
+  }
 
   return {
     record({ tool, outcome, durationMs }) {
-      const day = new Date(now()).toISOString().slice(0, 10)
-      const tools = days.get(day) ?? new Map<string, UsageReport['tools'][number]>()
-      days.set(day, tools)
+      const name = day()
+      const tools = days.get(name) ?? new Map<string, UsageReport['tools'][number]>()
+      days.set(name, tools)
       const entry = tools.get(tool) ?? {
-        day,
+        day: name,
         tool,
         calls: 0,
         errors: 0,

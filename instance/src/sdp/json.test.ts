@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { at, instant, name, parseLossless } from './json.ts'
+import { at, instant, mapValues, name, parseLossless } from './json.ts'
 
 it('keeps every digit of ids that SDP sends as numbers', () => {
   const parsed = parseLossless('{"id":990000000000101001,"list":[123640000000240013],"small":12,"half":0.5,"big":1e21}')
@@ -32,4 +32,14 @@ it('digits are kept wherever a long number stands, and a number in a text stays 
     [`{"a":"x:${long}","b":[true,null,12]}`, { a: `x:${long}`, b: [true, null, 12] }],
   ] as const)
     expect(parseLossless(sent), sent).toEqual(read)
+})
+
+it('changed values keep their keys and their order, whatever the keys are', () => {
+  const given = JSON.parse('{"b":1,"__proto__":{"admin":true},"a":2,"7":3,"constructor":4}')
+  const changed = mapValues(given, (value, key) =>
+    key === 'a' ? undefined : typeof value === 'number' ? value + 1 : value,
+  )
+  expect(JSON.stringify(changed)).toBe('{"7":4,"b":2,"__proto__":{"admin":true},"constructor":5}')
+  expect(Object.getPrototypeOf(changed)).toBe(Object.prototype)
+  expect('admin' in changed).toBe(false)
 })

@@ -1,7 +1,7 @@
 import type { CallToolResult, ContentBlock } from '@modelcontextprotocol/sdk/types.js'
 import { AuthorizationError } from '../context.ts'
 import { SdpError } from '../sdp/errors.ts'
-import { isObject, type Json } from '../sdp/json.ts'
+import { isObject, type Json, mapValues } from '../sdp/json.ts'
 import { DateError } from './time.ts'
 
 /**
@@ -46,10 +46,14 @@ export function success(outcome: Outcome, requiredLists: readonly string[] = [])
 export function compact(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(compact).filter(item => item !== undefined)
   if (isObject(value)) {
-    const kept = Object.entries(value)
-      .map(([key, item]) => [key, compact(item)] as const)
-      .filter(([, item]) => item !== undefined && !(Array.isArray(item) && item.length === 0))
-    return kept.length > 0 ? Object.fromEntries(kept) : undefined
+    let isEmpty = true
+    const kept = mapValues(value, item => {
+      const left = compact(item)
+      if (left === undefined || (Array.isArray(left) && left.length === 0)) return undefined
+      isEmpty = false
+      return left
+    })
+    return isEmpty ? undefined : kept
   }
   return value === null || value === '' ? undefined : value
 }
@@ -66,7 +70,9 @@ type Holder = { holder: Json | unknown[]; key: string | number; path: string; si
  * shown and how to get the rest.
  */
 export function cutToBudget(data: Json, limit: number, rest = 'narrow the question to get the rest'): Json {
-  if (estimateTokens(JSON.stringify(data)) <= limit) return data
+  const text = JSON.stringify(data)
+  // no text is estimated at more than this, so most need not be counted
+  if (Math.ceil(text.length / 1.5) <= limit || estimateTokens(text) <= limit) return data
   const copy = structuredClone(data)
   const cuts = new Map<string, string>()
   // each round removes a fifth or more of the largest part, so this ends soon
@@ -129,15 +135,20 @@ function at(value: unknown, path: string): unknown {
 /** The text form: one line a row, nested parts indented. */
 export function render(value: unknown, indent = ''): string {
   if (!isObject(value)) return scalar(value)
-  return Object.entries(value)
-    .map(([key, item]) => {
-      if (Array.isArray(item))
-        return `${indent}${key}:\n${item.map(row => `${indent}- ${inline(row, indent)}`).join('\n')}`
-      if (isObject(item)) return `${indent}${key}:\n${render(item, `${indent}  `)}`
+  let lines = ''
+  for (const key of Object.keys(value)) {
+    const item = value[key]
+    lines += `${lines === '' ? '' : '\n'}${indent}${key}:`
+    if (Array.isArray(item)) {
+      lines += '\n'
+      for (let at = 0; at < item.length; at++) lines += `${at === 0 ? '' : '\n'}${indent}- ${inline(item[at], indent)}`
+    } else if (isObject(item)) lines += `\n${render(item, `${indent}  `)}`
+    else {
       const text = scalar(item)
-      return text.includes('\n') ? `${indent}${key}:\n${text}` : `${indent}${key}: ${text}`
-    })
-    .join('\n')
+      lines += text.includes('\n') ? `\n${text}` : ` ${text}`
+    }
+  }
+  return lines
 }
 
 function inline(row: unknown, indent: string): string {
@@ -151,7 +162,8 @@ function inline(row: unknown, indent: string): string {
 }
 
 function scalar(value: unknown): string {
-  return typeof value === 'string' ? value : JSON.stringify(value)
+  if (typeof value === 'string') return value
+  return typeof value === 'boolean' ? String(value) : JSON.stringify(value)
 }
 
 /** A refusal of ours, before anything was sent. `nextStep` says how to do it right. */

@@ -413,6 +413,36 @@ describe('session rules', () => {
     expect((await post(`${url}/mcp`, call(1, 'echo', { text: 'a' }), headers)).status).toBe(200)
   })
 
+  test('a client that leaves in the middle of a message, or sends it piece by piece, disturbs nobody', async () => {
+    const failures: unknown[] = []
+    const log = pino({ level: 'error' }, { write: line => failures.push(line) })
+    const { url, port } = await serve({ log })
+    const headers = await rawSession(url)
+    const message = JSON.stringify(call(3, 'echo', { text: 'caf\u00e9 \u2026' }))
+    const fields = { authorization, accept: 'application/json, text/event-stream', ...headers }
+    const head = [
+      ...['POST /mcp HTTP/1.1', 'host: x', 'content-type: application/json'],
+      ...Object.entries(fields).map(([name, value]) => `${name}: ${value}`),
+      `content-length: ${Buffer.byteLength(message)}\r\n\r\n`,
+    ].join('\r\n')
+    const leaving = connect(port, '127.0.0.1')
+    leaving.write(head + message.slice(0, 20))
+    await new Promise(done => setTimeout(done, 50))
+    leaving.destroy()
+    const slow = connect(port, '127.0.0.1')
+    let said = ''
+    slow.on('data', chunk => (said += chunk))
+    slow.write(head)
+    for (const byte of Buffer.from(message)) {
+      slow.write(Buffer.of(byte))
+      await new Promise(done => setImmediate(done))
+    }
+    await expect.poll(() => said, { timeout: 10_000 }).toContain('caf\u00e9 \u2026')
+    slow.destroy()
+    expect((await post(`${url}/mcp`, call(4, 'echo', { text: 'b' }), headers)).status).toBe(200)
+    expect(failures).toEqual([])
+  })
+
   test('a request id that is still being answered is refused, so that answers cannot cross', async () => {
     const { url, calls } = await serve()
     const headers = await rawSession(url)

@@ -533,14 +533,25 @@ function drained(response: ServerResponse): Promise<boolean> {
 /** @returns undefined when it is longer than the limit */
 async function readBody(request: IncomingMessage, limitBytes: number): Promise<string | undefined> {
   if (Number(request.headers['content-length'] ?? 0) > limitBytes) return undefined
+  const cut = () => new Error('the connection was closed in the middle of a message')
+  if (request.destroyed) throw cut()
   const chunks: Buffer[] = []
   let bytes = 0
-  for await (const chunk of request) {
-    bytes += (chunk as Buffer).length
-    if (bytes > limitBytes) return undefined
-    chunks.push(chunk as Buffer)
-  }
-  return Buffer.concat(chunks).toString('utf8')
+  // by events: an iterator over a stream costs several times as much as a body of one piece
+  return new Promise((done, failed) => {
+    request.on('data', (chunk: Buffer) => {
+      bytes += chunk.length
+      chunks.push(chunk)
+      if (bytes <= limitBytes) return
+      done(undefined)
+      request.destroy()
+    })
+    request.once('end', () =>
+      done((chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)).toString('utf8')),
+    )
+    request.once('error', failed)
+    request.once('close', () => failed(cut()))
+  })
 }
 
 const notFound = { error: 'not-found', message: 'There is nothing here. MCP is served at /mcp and /sse.' }

@@ -1,4 +1,4 @@
-import { createHash, timingSafeEqual } from 'node:crypto'
+import { hash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Gate } from './http.ts'
 
@@ -37,7 +37,7 @@ function givenKey(request: IncomingMessage): string | undefined {
   return bearer ?? (typeof header === 'string' ? header : undefined)
 }
 
-const digest = (text: string) => createHash('sha256').update(text).digest()
+const digest = (text: string) => hash('sha256', text, 'buffer')
 
 function matches(given: string | undefined, wanted: Buffer): boolean {
   return given !== undefined && timingSafeEqual(digest(given), wanted)

@@ -1,4 +1,4 @@
-import { isObject, type Json } from '../../sdp/json.ts'
+import { isObject, type Json, mapValues } from '../../sdp/json.ts'
 import { encodeStrictly, type SdpPath } from '../../sdp/path.ts'
 import { htmlToMarkdown, untrusted, visible } from '../markdown.ts'
 import { ToolError } from '../result.ts'
@@ -65,10 +65,7 @@ export function readableAnswer(body: Json): Json {
 
 function clean(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(clean)
-  if (isObject(value)) {
-    const kept = Object.entries(value).filter(([key]) => key !== 'short_description')
-    return Object.fromEntries(kept.map(([key, item]) => [key, clean(item)]))
-  }
+  if (isObject(value)) return mapValues(value, (item, key) => (key === 'short_description' ? undefined : clean(item)))
   if (typeof value !== 'string') return value
   return /<[a-z!/]/i.test(value) ? untrusted(htmlToMarkdown(value)) : visible(value)
 }
