@@ -4,7 +4,7 @@ import { startTemplateServer } from '@sdp-mcp/migrations/testing'
 import { findEngine } from '../../control-plane/evaluation/docker-engine.ts'
 import { startStack } from '../support/stack.ts'
 import { plot } from './plot.ts'
-import { type SoakReport, soak } from './soak.ts'
+import { type SoakReport, soak, tellingHeap } from './soak.ts'
 
 /**
  * `npm run soak [minutes] [streams]`, default 30 and 500: streams and everything that happens to them, on real parts; needs what
@@ -24,7 +24,7 @@ const server = await startTemplateServer([engine.hostAddress])
 const stack = await startStack({
   installation,
   on: { engine: { ...engine, host: `unix://${engine.socket}` }, postgres: server.connection },
-  environment: { SDP_LOG_LEVEL: 'warn', SDP_IDLE_STOP_AFTER: '20s' },
+  environment: { SDP_LOG_LEVEL: 'warn', SDP_IDLE_STOP_AFTER: '20s', NODE_OPTIONS: tellingHeap },
 })
 let report: SoakReport
 try {
@@ -55,8 +55,14 @@ const lines = [
   '| What | First | Last | Slope per hour | Standard error | Bound | |',
   '|---|---:|---:|---:|---:|---:|---|',
   ...report.series.map(({ name, unit, points, trend, bound }) => {
-    const verdict = !isLong ? `needs ${meaningfulMinutes} minutes` : trend.exceeds ? '**grows**' : 'flat'
-    return `| ${name}, ${unit} | ${points[0]?.value.toFixed(1)} | ${points.at(-1)?.value.toFixed(1)} | ${trend.slope.toFixed(2)} | ${trend.error.toFixed(2)} | ${bound} | ${verdict} |`
+    const verdict = !Number.isFinite(bound)
+      ? 'not judged'
+      : !isLong
+        ? `needs ${meaningfulMinutes} minutes`
+        : trend.exceeds
+          ? '**grows**'
+          : 'flat'
+    return `| ${name}, ${unit} | ${points[0]?.value.toFixed(1)} | ${points.at(-1)?.value.toFixed(1)} | ${trend.slope.toFixed(2)} | ${trend.error.toFixed(2)} | ${Number.isFinite(bound) ? bound : ''} | ${verdict} |`
   }),
 ]
 process.stdout.write(`\n${lines.join('\n')}\n`)

@@ -2,7 +2,7 @@ import { expect, inject, test } from 'vitest'
 import { testInstallation } from '../support/setup.ts'
 import { startStack } from '../support/stack.ts'
 import { plot } from './plot.ts'
-import { descriptorsLeft, soak } from './soak.ts'
+import { descriptorsLeft, soak, tellingHeap } from './soak.ts'
 
 // The short form of `npm run soak`: everything happens, and nothing goes wrong that nobody caused. Slopes mean nothing in so
 // short a time; what everybody held must be given back.
@@ -14,7 +14,7 @@ test('streams, calls, reconnects, new keys, restarts, sleep and wake bring no er
 }, async () => {
   await using stack = await startStack({
     installation,
-    environment: { SDP_LOG_LEVEL: 'warn', SDP_IDLE_STOP_AFTER: '8s' },
+    environment: { SDP_LOG_LEVEL: 'warn', SDP_IDLE_STOP_AFTER: '8s', NODE_OPTIONS: tellingHeap },
   })
   const report = await soak(stack, {
     durationMs: 60_000,

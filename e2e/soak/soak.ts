@@ -1,4 +1,7 @@
+import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
 import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js'
 import Docker from 'dockerode'
@@ -38,7 +41,13 @@ export type SoakReport = {
 export type Series = { name: string; unit: string; points: Point[]; bound: number; trend: Trend }
 
 /** Growth per hour that is no longer taken for chance. A leak of 1 KB for each of a thousand calls a minute is 60 MB. */
-const bounds = { memory: 20, instanceMemory: 10, descriptors: 30 }
+const bounds = { alive: 10, instanceMemory: 10, descriptors: 30 }
+/**
+ * What V8 takes of the system says little while it works: it grows to a ceiling, and falls when it likes. So the control plane
+ * is asked what is alive in it, and the instance whose memory is followed gets pauses, in which it collects garbage (trim.ts).
+ */
+export const tellingHeap = `--expose-gc --max-semi-space-size=8 --require=${join(import.meta.dirname, 'tell-heap.cjs')}`
+const followed = { everyMs: 40_000, restsForMs: 14_000 }
 /** After a disturbance of a user, so long that a loaded machine has started an instance again and clients are back. */
 const graceMs = 45_000
 
@@ -114,6 +123,7 @@ export async function soak(stack: Stack, options: SoakOptions): Promise<SoakRepo
     let stream: StreamClient | undefined
     await pause((own / streams) * Math.min(10_000, durationMs / 5))
     while (!isOver()) {
+      await rested(person)
       try {
         if (!stream?.isOpen) {
           stream = await openStream(person.sse, person.key, () => {
@@ -137,6 +147,12 @@ export async function soak(stack: Stack, options: SoakOptions): Promise<SoakRepo
       }
     }
     stream?.close()
+  }
+  /** Nobody asks the followed instance anything in its pauses. */
+  async function rested(person: Person): Promise<void> {
+    const inCycle = (performance.now() - startedAt) % followed.everyMs
+    if (person === people[0] && inCycle > followed.everyMs - followed.restsForMs)
+      await pause(followed.everyMs - inCycle)
   }
   const open = new Set<StreamClient>()
   // about twenty calls a second over all, whatever their number
@@ -200,7 +216,7 @@ export async function soak(stack: Stack, options: SoakOptions): Promise<SoakRepo
       withinMs: 120_000,
     })
 
-  const gauges = await createGauges(options, pid, (people[0] as Person).username)
+  const gauges = await createGauges(options, stack.controlPlane().process, (people[0] as Person).username)
   async function sample(): Promise<void> {
     while (!isOver()) {
       const atMs = performance.now() - startedAt
@@ -251,7 +267,12 @@ async function addPerson(stack: Stack, username: string): Promise<Person> {
 
 type Gauge = { name: string; unit: string; bound: number; points: Point[]; read(): Promise<number> }
 
-async function createGauges({ socket, installation }: SoakOptions, pid: number, username: string): Promise<Gauge[]> {
+async function createGauges(
+  { socket, installation }: SoakOptions,
+  controlPlane: ChildProcess,
+  username: string,
+): Promise<Gauge[]> {
+  const pid = controlPlane.pid as number
   const docker = new Docker({ socketPath: socket })
   const filters = { label: [`com.sdp-mcp.installation=${installation}`, `com.sdp-mcp.username=${username}`] }
   const [found] = await docker.listContainers({ filters })
@@ -266,7 +287,8 @@ async function createGauges({ socket, installation }: SoakOptions, pid: number, 
     read,
   })
   return [
-    gauge('control plane', 'MB', bounds.memory, () => memoryOf(pid)),
+    gauge('control plane alive', 'MB', bounds.alive, () => aliveIn(controlPlane)),
+    gauge('control plane', 'MB', Number.POSITIVE_INFINITY, () => memoryOf(pid)),
     gauge('control plane', 'descriptors', bounds.descriptors, () => descriptorsOf(pid)),
     gauge('instance', 'MB', bounds.instanceMemory, async () => {
       const { memory_stats: memory } = await container.stats({ stream: false, 'one-shot': true } as { stream: false })
@@ -275,6 +297,14 @@ async function createGauges({ socket, installation }: SoakOptions, pid: number, 
     }),
     gauge('instance', 'descriptors', bounds.descriptors, () => descriptorsOf(State.Pid, true)),
   ]
+}
+
+/** What a full collection leaves; the process was started with {@link tellingHeap}. */
+async function aliveIn(controlPlane: ChildProcess): Promise<number> {
+  const told = once(controlPlane, 'message', { signal: AbortSignal.timeout(30_000) })
+  controlPlane.send('soak: what is alive?')
+  const [{ aliveBytes }] = (await told) as [{ aliveBytes: number }]
+  return aliveBytes / 1_048_576
 }
 
 /** Memory of a process that is its own and nobody else's. */
