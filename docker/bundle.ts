@@ -74,10 +74,10 @@ const targets: Target[] = [
     small: true,
     plugins: [withoutMigrations, ...leftOut.map(leaveOut), ...leanPlugins],
     async copy(dist) {
-      for (const name of filesOfTheirOwn)
+      for (const [name, contents] of Object.entries(filesOfTheirOwn))
         await build({
           absWorkingDir: root,
-          stdin: { contents: `module.exports = require('${name}')`, resolveDir: join(root, 'instance') },
+          stdin: { contents, resolveDir: join(root, 'instance') },
           outfile: join(dist, `${name}.cjs`),
           bundle: true,
           platform: 'node',

@@ -1,11 +1,12 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { glob, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { build } from 'esbuild'
 import { afterAll, expect, test } from 'vitest'
 import { catalogue } from '../instance/src/tools/catalogue.ts'
 import type { Tool } from '../instance/src/tools/define.ts'
-import { builtinsWhenUsed, lazyCatalogue, lazySource } from './lean-instance.ts'
+import { builtinsWhenUsed, filesOfTheirOwn, lazyCatalogue, lazySource } from './lean-instance.ts'
 
 const root = join(import.meta.dirname, '..')
 const file = join(root, 'instance/src/tools/catalogue.ts')
@@ -47,4 +48,36 @@ test('a catalogue that is written in another way stops the build instead of leav
   expect(() => lazySource(catalogue.slice(1), source)).toThrow(/adapt docker\/lean-instance\.ts/)
   expect(() => lazySource(catalogue, source.replace(/^import \{ addNote \}.*$/m, ''))).toThrow(/adapt/)
   expect(() => lazySource(catalogue, source.replace('export const catalogue', 'export const tools'))).toThrow(/adapt/)
+})
+
+test('the file that stands for undici has every part of it that an instance uses, and each is the real one', async () => {
+  const used = new Set<string>()
+  for await (const path of glob('instance/src/**/*.ts', { cwd: root, exclude: ['**/*.test.ts', '**/testing/**'] })) {
+    const source = await readFile(join(root, path), 'utf8')
+    const forms = [
+      /^import \{([^}]*)\} from 'undici'/gm,
+      /\{([\w, ]*)\}(?:, [^=]*)?\] =\s*await Promise\.all\(\[import\('undici'\)/g,
+    ]
+    for (const form of forms)
+      for (const [, names] of source.matchAll(form))
+        for (const name of names!.split(',').map(one => one.trim())) if (name) used.add(name)
+    // a way of importing that is not looked for above
+    const mentions = source.match(/^import (?!type)[^;\n]*'undici'|import\('undici'\)/gm)?.length ?? 0
+    if (mentions > 0) expect([path, forms.some(form => new RegExp(form).test(source))]).toEqual([path, true])
+  }
+  expect(used).toContain('Agent')
+  const outfile = join(folder, 'undici.cjs')
+  await build({
+    stdin: { contents: filesOfTheirOwn.undici as string, resolveDir: join(root, 'instance') },
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'cjs',
+    logLevel: 'error',
+  })
+  const require = createRequire(join(root, 'instance/package.json'))
+  const [parts, whole] = [require(outfile), require('undici')] as [Record<string, unknown>, Record<string, unknown>]
+  expect(Object.keys(parts).sort()).toEqual([...used].sort())
+  for (const name of used)
+    expect([name, (parts[name] as { name: string }).name]).toEqual([name, (whole[name] as { name: string }).name])
 })

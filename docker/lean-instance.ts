@@ -77,15 +77,24 @@ function whenUsed(name: string, load: string): string {
 }
 
 /**
- * Packages that most instances do without for most of their time, as files of their own beside the bundle. In the snapshot they
- * would cost each instance their source twice over, a megabyte for undici alone.
+ * Packages that most instances do without for most of their time, as files of their own beside the bundle, and what of them is
+ * used. In the snapshot they would cost each instance their source twice over, a megabyte for undici alone.
  */
-export const filesOfTheirOwn = ['undici', 'turndown'] as const
+export const filesOfTheirOwn: Record<string, string> = {
+  undici: `module.exports = {
+    Agent: require('undici/lib/dispatcher/agent.js'),
+    EnvHttpProxyAgent: require('undici/lib/dispatcher/env-http-proxy-agent.js'),
+    FormData: require('undici/lib/web/fetch/formdata.js').FormData,
+    ProxyAgent: require('undici/lib/dispatcher/proxy-agent.js'),
+    buildConnector: require('undici/lib/core/connect.js'),
+  }`,
+  turndown: `module.exports = require('turndown')`,
+}
 
 export const loadedWhenNeeded: Plugin = {
   name: 'loaded-when-needed',
   setup(bundle) {
-    const filter = new RegExp(`^(${filesOfTheirOwn.join('|')})$`)
+    const filter = new RegExp(`^(${Object.keys(filesOfTheirOwn).join('|')})$`)
     bundle.onResolve({ filter }, ({ path }) => ({ path, namespace: 'own-file' }))
     bundle.onLoad({ filter: /.*/, namespace: 'own-file' }, ({ path }) => ({
       contents: `if (process.getBuiltinModule('node:v8').startupSnapshot.isBuildingSnapshot())

@@ -67,7 +67,7 @@ const nobody: InstanceContext = {
       reason: null,
     }),
   },
-  fetch: () => Promise.reject(new Error('a rehearsal calls nobody')),
+  http: () => Promise.reject(new Error('a rehearsal calls nobody')),
   log: pino({ level: 'silent', base: null }),
   now: () => 0,
   version: '0.0.0',
