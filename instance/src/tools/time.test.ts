@@ -87,3 +87,29 @@ it('what is shown reads back as the same minute, in every zone and season (seede
     expect(start <= instant && instant < end, `${shown} ${zone}`).toBe(true)
   }
 })
+
+it('every instant is told in the clocks of its zone, also within the day of their change', () => {
+  const zones = [
+    ...['UTC', 'Europe/Copenhagen', 'America/New_York', 'America/St_Johns', 'Asia/Kolkata', 'Asia/Gaza'],
+    ...['Australia/Lord_Howe', 'Pacific/Chatham', 'Pacific/Apia', 'Africa/Casablanca', 'Asia/Pyongyang'],
+  ]
+  for (const zone of zones) {
+    const format = new Intl.DateTimeFormat('sv-SE', {
+      timeZone: zone,
+      dateStyle: 'short',
+      timeStyle: 'short',
+    })
+    const shown = (instant: number) => formatInstant(instant, zone).slice(0, 16)
+    const expected = (instant: number) => format.format(instant).replace(' ', 'T')
+    let before = ''
+    for (let at = Date.UTC(2009, 0, 1); at < Date.UTC(2012, 1, 1); at += 7 * 3_600_000 + 61_000) {
+      expect(shown(at), zone).toBe(expected(at))
+      const offset = formatInstant(at, zone).slice(16)
+      // the minutes around a change
+      if (offset !== before && before !== '')
+        for (let minute = 0; minute < 8 * 60; minute += 7)
+          expect(shown(at - minute * 60_000), zone).toBe(expected(at - minute * 60_000))
+      before = offset
+    }
+  }
+})

@@ -140,9 +140,26 @@ function wallOf(instantMs: number, zone: string): Wall {
 }
 
 const formats = new Map<string, Intl.DateTimeFormat>()
+/** offsets of spans at both ends of which they are the same: the tz database knows no two changes of a zone within three days */
+const steady = new Map<string, number>()
+const spanMs = 6 * 60 * minute
+const mostSpans = 500
 
 /** How far the zone is ahead of UTC at an instant, in milliseconds. */
 function zoneOffset(instantMs: number, zone: string): number {
+  const span = Math.floor(instantMs / spanMs)
+  const key = `${span} ${zone}`
+  const known = steady.get(key)
+  if (known !== undefined) return known
+  const first = computedOffset(span * spanMs, zone)
+  if (first !== computedOffset((span + 1) * spanMs - 1, zone)) return computedOffset(instantMs, zone)
+  if (steady.size >= mostSpans) steady.clear()
+  steady.set(key, first)
+  return first
+}
+
+/** By the rules of the runtime, which takes longer than everything else about a date. */
+function computedOffset(instantMs: number, zone: string): number {
   let format = formats.get(zone)
   if (!format) {
     format = new Intl.DateTimeFormat('en-US', {

@@ -550,7 +550,9 @@ async function readBody(request: IncomingMessage, limitBytes: number): Promise<s
       done((chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)).toString('utf8')),
     )
     request.once('error', failed)
-    request.once('close', () => failed(cut()))
+    request.once('close', () => {
+      if (!request.readableEnded) failed(cut())
+    })
   })
 }
 
