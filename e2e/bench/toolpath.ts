@@ -69,8 +69,9 @@ export async function toolpath({ rounds, short }: { rounds: number; short: boole
     note('| Tool | Way | p50 ms | p99 ms | over the calls alone, p50 | CPU ms per call | target |')
     note('|---|---|---:|---:|---:|---:|---|')
     for (const [tool, args] of tools) {
-      // names, forms and the time zone are known after the first call, as after the first minute of a day
-      for (const call of [through, direct]) for (let at = 0; at < 20; at++) await call(tool, args)
+      // names, forms and the time zone are known after the first call, as after the first minute of a day; the rest is for
+      // V8, which compiles what is called often
+      for (const call of [through, direct]) for (let at = 0; at < (short ? 20 : 500); at++) await call(tool, args)
       const urls = await callsOf(stack.simulator.port, () => through(tool, args))
       const ways: Way[] = [
         {
