@@ -18,16 +18,18 @@ beforeAll(async () => {
 afterAll(() => stack?.[Symbol.asyncDispose]())
 
 const docker = () => new Docker({ socketPath: inject('engine').socket })
-const container = async () => {
+const running = () => {
   const filters = { label: [`com.sdp-mcp.installation=${installation}`, 'com.sdp-mcp.username=alice'] }
-  const [found] = await docker().listContainers({ filters })
-  return docker().getContainer(found!.Id)
+  return docker().listContainers({ filters })
 }
+const container = async () => docker().getContainer((await running())[0]!.Id)
+/** Its container is looked at, too: for a moment after its end the control plane does not know of it yet. */
 const ready = () =>
-  eventually(async () => (await stack.admin('GET', '/v1/users/alice')).body.instance.state === 'ready', {
-    what: 'the instance is ready',
-    withinMs: 90_000,
-  })
+  eventually(
+    async () =>
+      (await running()).length > 0 && (await stack.admin('GET', '/v1/users/alice')).body.instance.state === 'ready',
+    { what: 'the instance is ready', withinMs: 90_000 },
+  )
 
 const ends: Record<string, () => Promise<unknown>> = {
   'is killed': async () => (await container()).kill({ signal: 'SIGKILL' }),
