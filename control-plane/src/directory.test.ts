@@ -217,6 +217,27 @@ test('a clock that is set forward locks nobody out', async () => {
   expect(directory.isFresh()).toBe(true)
 })
 
+test('a use that another control plane saw before a later one does not take its place', async () => {
+  const { apiKey } = await users.create({ username: 'nora' }, 'admin')
+  let time = Date.now()
+  const [slow, quick] = [await watch({ now: () => time }), await watch({ now: () => time })]
+  slow.used(apiKey.id, '127.0.0.1', 'curl')
+  time += 1_000
+  quick.used(apiKey.id, '127.0.0.77', 'claude-code')
+  const newest = { lastAddress: '127.0.0.77', lastClient: 'claude-code' }
+  const key = async () => (await users.listKeys('nora'))[0]!
+  // an end writes what is left: the later use first
+  await quick.close()
+  expect(await key()).toMatchObject(newest)
+  await slow.close()
+  expect(await key()).toMatchObject(newest)
+  time += 1_000
+  const third = await watch({ now: () => time })
+  third.used(apiKey.id, '127.0.0.2', 'curl')
+  await third.close()
+  expect(await key()).toMatchObject({ lastAddress: '127.0.0.2', lastClient: 'curl' })
+})
+
 test('the first use of a key stands in the database within a second, further ones about once a minute', async () => {
   const { apiKey } = await users.create({ username: 'kim' }, 'admin')
   let time = Date.now()

@@ -247,9 +247,11 @@ export async function openDirectory({
              from unnest($1::uuid[], $2::float8[], $3::inet[], $4::text[]) as used (id, at, address, client)
              join api_keys k on k.id = used.id order by k.id for no key update of k),
          written as (
-           update api_keys k set last_used_at = greatest(k.last_used_at, to_timestamp(before.at / 1000)),
+           update api_keys k set last_used_at = to_timestamp(before.at / 1000),
                   last_address = coalesce(before.address, k.last_address), last_client = coalesce(before.client, k.last_client)
-             from before where k.id = before.id)
+             from before
+            -- another control plane may have written a later use meanwhile
+            where k.id = before.id and (k.last_used_at is null or k.last_used_at <= to_timestamp(before.at / 1000)))
          select k.id, k.user_id, u.username, k.prefix, to_char(to_timestamp(before.at / 1000) at time zone 'UTC', 'YYYY-MM-DD') as day
            from before join api_keys k on k.id = before.id join users u on u.id = k.user_id
           where before.last_used_at is null
