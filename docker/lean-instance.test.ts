@@ -1,9 +1,14 @@
+import { once } from 'node:events'
 import { glob, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
+import { type AddressInfo, connect } from 'node:net'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { pathToFileURL } from 'node:url'
 import { build } from 'esbuild'
 import { afterAll, expect, test } from 'vitest'
+import { exchange } from '../instance/src/http-exchange.ts'
 import { catalogue } from '../instance/src/tools/catalogue.ts'
 import type { Tool } from '../instance/src/tools/define.ts'
 import { builtinsWhenUsed, filesOfTheirOwn, lazyCatalogue, lazySource } from './lean-instance.ts'
@@ -50,7 +55,7 @@ test('a catalogue that is written in another way stops the build instead of leav
   expect(() => lazySource(catalogue, source.replace('export const catalogue', 'export const tools'))).toThrow(/adapt/)
 })
 
-test('the file that stands for undici has every part of it that an instance uses, and each is the real one', async () => {
+test('the file that stands for undici has every part of it that an instance uses, and they work together', async () => {
   const used = new Set<string>()
   for await (const path of glob('instance/src/**/*.ts', { cwd: root, exclude: ['**/*.test.ts', '**/testing/**'] })) {
     const source = await readFile(join(root, path), 'utf8')
@@ -80,4 +85,37 @@ test('the file that stands for undici has every part of it that an instance uses
   expect(Object.keys(parts).sort()).toEqual([...used].sort())
   for (const name of used)
     expect([name, (parts[name] as { name: string }).name]).toEqual([name, (whole[name] as { name: string }).name])
+
+  // through a tunnel, and with a form, which takes most of its parts
+  const target = createServer(async (request, response) => {
+    response.end(`${request.headers['content-type']?.slice(0, 19)} ${(await text(request)).includes('of the form')}`)
+  }).listen(0, '127.0.0.1')
+  const proxy = createServer().listen(0, '127.0.0.1')
+  proxy.on('connect', (request, socket) => {
+    const onward = connect(Number(request.url?.split(':')[1]), '127.0.0.1', () =>
+      socket.write('HTTP/1.1 200 OK\r\n\r\n'),
+    )
+    onward.pipe(socket).pipe(onward)
+  })
+  await Promise.all([once(target, 'listening'), once(proxy, 'listening')])
+  const port = (server: typeof target) => (server.address() as AddressInfo).port
+  type Call = Parameters<typeof exchange>[1]
+  const { ProxyAgent, FormData } = parts as {
+    ProxyAgent: new (options: object) => Parameters<typeof exchange>[0]
+    FormData: new () => Exclude<Call['body'], string | undefined>
+  }
+  const dispatcher = new ProxyAgent({ uri: `http://127.0.0.1:${port(proxy)}`, proxyTunnel: true })
+  const body = new FormData()
+  body.set('part', 'of the form')
+  const answer = await exchange(dispatcher, {
+    method: 'POST',
+    url: `http://127.0.0.1:${port(target)}/`,
+    headers: {},
+    body,
+    timeoutMs: 10_000,
+    maxBytes: 1_000,
+  })
+  expect(answer.bytes.toString()).toBe('multipart/form-data true')
+  await dispatcher.destroy()
+  for (const server of [target, proxy]) server.close()
 })

@@ -78,10 +78,12 @@ function whenUsed(name: string, load: string): string {
 
 /**
  * Packages that most instances do without for most of their time, as files of their own beside the bundle, and what of them is
- * used. In the snapshot they would cost each instance their source twice over, a megabyte for undici alone.
+ * used. In the snapshot they would cost each instance their source twice over, a megabyte for undici alone, whose index also
+ * gives dispatchers the methods that its proxies need.
  */
 export const filesOfTheirOwn: Record<string, string> = {
-  undici: `module.exports = {
+  undici: `Object.assign(require('undici/lib/dispatcher/dispatcher.js').prototype, require('undici/lib/api'))
+  module.exports = {
     Agent: require('undici/lib/dispatcher/agent.js'),
     EnvHttpProxyAgent: require('undici/lib/dispatcher/env-http-proxy-agent.js'),
     FormData: require('undici/lib/web/fetch/formdata.js').FormData,
