@@ -30,12 +30,9 @@ rm -f "$target"/*.map
 # The program after its modules have run, to start from; the final image has this very Node.js. Whoever starts from it has the
 # functions that exist here: gc, for example, only with --expose-gc.
 if [ -f "$target/snapshot.json" ]; then
-  # V8 gives up when its garbage collector has just found something to clean up after; another try meets another moment
-  for attempt in 1 2 3; do
-    (cd "$target" && node --expose-gc --snapshot-blob main.blob --build-snapshot-config snapshot.json) && break
-    [ "$attempt" -lt 3 ] || fail 'Node.js could not make the snapshot of the program; its reason is above.' \
-      'What instance/src/start.ts says about modules may no longer be so: see docs/adr/0023-start-from-a-snapshot.md.'
-  done
+  (cd "$target" && node --expose-gc --snapshot-blob main.blob --build-snapshot-config snapshot.json) ||
+    fail 'Node.js could not make the snapshot of the program; its reason is above.' \
+      'docs/adr/0023-start-from-a-snapshot.md says what modules of an instance must not do when they are loaded.'
 else
   # for the cache of compiled functions, which the final stage fills as this user
   install -d -o 10001 -g 10001 "$target/compile-cache"
