@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -72,4 +72,10 @@ test('modules of Node.js that a snapshot cannot hold are there when the program 
      }, () => {})`,
   )
   expect(await instance()).toBe('answered\n')
+})
+
+test('the guard is the first module of an instance that runs, before any package', async () => {
+  const source = await readFile(join(start, '../main.ts'), 'utf8')
+  expect(/^import .*$/m.exec(source)?.[0]).toBe("import './start.ts'")
+  expect(await readFile(start, 'utf8')).not.toMatch(/^import .* from '(?!node:)/m)
 })

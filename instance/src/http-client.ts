@@ -12,7 +12,7 @@ export type HttpCall = {
   signal?: AbortSignal
   /** how much is read of an answer, after it was unpacked */
   maxBytes: number
-  /** the same for an answer that tells of a failure (400 and above); default `maxBytes` */
+  /** the same for an answer that is none: a redirect or a failure (300 and above); default `maxBytes` */
   maxErrorBytes?: number
   /** told as soon as the head of the answer is there */
   onStatus?: (status: number) => void

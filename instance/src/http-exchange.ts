@@ -14,16 +14,18 @@ export function exchange(dispatcher: Dispatcher, call: HttpCall): Promise<HttpAn
     if (signal?.aborted) return failed(signal.reason)
     const { origin, pathname, search } = new URL(call.url)
     const handler = new Gathering(call, done, failed)
-    dispatcher.dispatch(
-      {
-        origin,
-        path: pathname + search,
-        method: call.method,
-        headers: { 'user-agent': 'undici', 'accept-encoding': 'gzip, deflate, br', ...call.headers },
-        body: call.body ?? null,
-      },
-      handler,
-    )
+    const request = {
+      origin,
+      path: pathname + search,
+      method: call.method,
+      headers: { 'user-agent': 'undici', 'accept-encoding': 'gzip, deflate, br', ...call.headers },
+      body: call.body ?? null,
+    }
+    try {
+      dispatcher.dispatch(request, handler)
+    } catch (reason) {
+      handler.onResponseError(null, reason)
+    }
   })
 }
 
@@ -73,7 +75,7 @@ class Gathering implements Dispatcher.DispatchHandler {
     const { maxBytes, maxErrorBytes = maxBytes, onStatus } = this.#call
     this.#status = status
     this.#headers = headers
-    this.#maxBytes = status >= 400 ? maxErrorBytes : maxBytes
+    this.#maxBytes = status >= 300 ? maxErrorBytes : maxBytes
     onStatus?.(status)
     if (Number(this.#header('content-length')) > this.#maxBytes) this.#end(new AnswerTooLargeError(this.#maxBytes))
   }

@@ -1,4 +1,5 @@
 // first: it guards what follows while a snapshot is made
+import './start.ts'
 
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'

@@ -32,6 +32,9 @@ export function createOutgoing({ upstreams, behindProxy, egress }: OutgoingOptio
       await Promise.all([import('undici'), import('./upstream-guard.ts'), import('./http-exchange.ts')])
     const pool = {
       connections: 16,
+      // over HTTP/2 undici repeats calls by itself where the server says that it did not see them; whether a write may be sent
+      // twice is decided in sdp/client.ts
+      allowH2: false,
       keepAliveTimeout: 30_000,
       ...(upstreams === 'any'
         ? { connectTimeout: connectTimeoutMs }
@@ -44,6 +47,7 @@ export function createOutgoing({ upstreams, behindProxy, egress }: OutgoingOptio
           // the proxy makes tunnels and nothing else, for the simulator's http, too
           proxyTunnel: true,
           connections: pool.connections,
+          allowH2: pool.allowH2,
           keepAliveTimeout: pool.keepAliveTimeout,
           connectTimeout: connectTimeoutMs,
         })

@@ -45,7 +45,11 @@ export function guardedConnector(options: GuardOptions): buildConnector.connecto
       else callback(null, found[0]!.address, found[0]!.family)
     })
   }
-  const connect = build({ timeout: connectTimeoutMs, lookup: checkedLookup } as buildConnector.BuildOptions)
+  const connect = build({
+    timeout: connectTimeoutMs,
+    allowH2: false,
+    lookup: checkedLookup,
+  } as buildConnector.BuildOptions)
   return (target, callback) => {
     // what is an address already is never looked up
     const address = isIP(target.hostname.replace(/^\[|\]$/g, '')) ? plainAddress(target.hostname) : undefined

@@ -12,6 +12,9 @@ const entities: Record<string, string> = { amp: '&', lt: '<', gt: '>', quot: '"'
 /** Beyond these the short ways of this file would be the long ones. */
 const deepest = 60
 const longest = 20_000
+/** turndown asks each empty element about thirty times for what is below it, and each entry of a list for its siblings */
+const mostWork = 3_000
+const mostSiblings = 400
 
 /** A tag with attributes in double quotes, a text, or a reference to a character: one of them at a time. */
 const piece =
@@ -23,6 +26,7 @@ export function simpleTree(html: string): SimpleElement | undefined {
   const root = new SimpleElement('x-turndown', '')
   let open = root
   let depth = 0
+  let work = 0
   let inParagraph = false
   let inLink = false
   piece.lastIndex = 0
@@ -30,6 +34,8 @@ export function simpleTree(html: string): SimpleElement | undefined {
     const match = piece.exec(html)
     if (!match) return undefined
     const [, slash, name, attributes = '', selfClosing, text, entity, number, ampersand] = match
+    work += name === undefined ? 0 : depth + 1
+    if (work > mostWork || open.childNodes.length > mostSiblings) return undefined
     if (name === undefined) {
       const shown = text ?? ampersand ?? (entity ? entities[entity] : character(Number(number)))
       if (shown === undefined) return undefined
@@ -145,10 +151,16 @@ export class SimpleElement extends SimpleNode {
 
   /** @param name - in capitals, as turndown asks */
   getElementsByTagName(name: string): SimpleElement[] {
-    return this.children.flatMap(child => [
-      ...(child.nodeName === name ? [child] : []),
-      ...child.getElementsByTagName(name),
-    ])
+    const found: SimpleElement[] = []
+    this.#gather(name, found)
+    return found
+  }
+  #gather(name: string, found: SimpleElement[]): void {
+    for (const child of this.childNodes)
+      if (child instanceof SimpleElement) {
+        if (child.nodeName === name) found.push(child)
+        child.#gather(name, found)
+      }
   }
 
   hasAttribute(name: string): boolean {

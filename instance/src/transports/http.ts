@@ -543,8 +543,10 @@ async function readBody(request: IncomingMessage, limitBytes: number): Promise<s
       bytes += chunk.length
       chunks.push(chunk)
       if (bytes <= limitBytes) return
+      // nothing more is read, and the connection stays for the answer that says so
+      request.pause()
+      request.removeAllListeners('data')
       done(undefined)
-      request.destroy()
     })
     request.once('end', () =>
       done((chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)).toString('utf8')),
