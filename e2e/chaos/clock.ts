@@ -40,7 +40,9 @@ export async function startClock(host: string) {
     async addTo(image: string, name: string, engine: string): Promise<void> {
       const docker = (...args: string[]) => run('docker', args, { env: { ...process.env, DOCKER_HOST: engine } })
       const container = (await docker('create', image)).stdout.trim()
-      await docker('commit', '-c', `ENV NODE_OPTIONS=${nodeOptions}`, container, name)
+      // not from the snapshot, in which the program would have been there before what NODE_OPTIONS imports
+      const changes = [`ENV NODE_OPTIONS=${nodeOptions}`, 'ENTRYPOINT ["node", "/app/main.cjs"]']
+      await docker('commit', ...changes.flatMap(change => ['-c', change]), container, name)
       await docker('rm', container)
     },
     async [Symbol.asyncDispose](): Promise<void> {
