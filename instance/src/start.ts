@@ -2,7 +2,7 @@ import crypto from 'node:crypto'
 import { startupSnapshot } from 'node:v8'
 
 /**
- * An image holds a snapshot of the program after its modules have run (docker/snapshot.ts): a start then takes up that state,
+ * An image holds a snapshot of the program after its modules have run (docker/bundle-inside.sh): a start then takes up that state,
  * and neither reads nor compiles them again. So nothing that belongs to one process may be made by a module while it is
  * loaded: all instances of an image would have it in common.
  */

@@ -149,7 +149,12 @@ export function createSdpClient(context: Pick<InstanceContext, 'http' | 'tokens'
     onRequest: () => void,
   ): Promise<SdpAnswer> {
     const call = `${request.method} ${request.path.template}`
-    const answer = await callOnce({ url: urlOf(request), ...content(request, token) }, request, signal, onRequest)
+    const answer = await callOnce(
+      { url: urlOf(request), ...content(request, token), maxBytes: longestJsonBytes },
+      request,
+      signal,
+      onRequest,
+    )
     const { status } = answer
     const raw = answer.bytes.toString('utf8')
     const body = parseBody(raw)
@@ -292,13 +297,12 @@ function inputData(input: unknown): string {
   return `input_data=${encodeStrictly(JSON.stringify(input))}`
 }
 
-function content(request: SdpRequest, token: string): Pick<HttpCall, 'headers' | 'body' | 'maxBytes'> {
+function content(request: SdpRequest, token: string): Pick<HttpCall, 'headers' | 'body'> {
   const headers: Record<string, string> = { Authorization: `Zoho-oauthtoken ${token}`, Accept: acceptType }
-  const maxBytes = longestJsonBytes
-  if (request.form) return { headers, body: request.form, maxBytes }
-  if (request.method === 'GET' || request.input === undefined) return { headers, maxBytes }
+  if (request.form) return { headers, body: request.form }
+  if (request.method === 'GET' || request.input === undefined) return { headers }
   headers['Content-Type'] = 'application/x-www-form-urlencoded'
-  return { headers, body: inputData(request.input), maxBytes }
+  return { headers, body: inputData(request.input) }
 }
 
 function parseBody(raw: string): Json | undefined {
