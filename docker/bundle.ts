@@ -2,7 +2,8 @@ import { existsSync } from 'node:fs'
 import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
-import { build, type Plugin } from 'esbuild'
+import { type BuildOptions, build, type Plugin } from 'esbuild'
+import { buildWithLaterFile, laterFile } from './later-file.ts'
 import { filesOfTheirOwn, leanPlugins, leftOut, type Replacement } from './lean-instance.ts'
 
 /**
@@ -133,7 +134,10 @@ for (const target of targets.filter(({ name }) => wanted.length === 0 || wanted.
   await rm(dist, { recursive: true, force: true })
   await mkdir(dist, { recursive: true })
   const file = join(dist, target.small ? 'main.cjs' : 'main.mjs')
-  const result = await build({
+  const bundled = target.small
+    ? buildWithLaterFile
+    : (options: BuildOptions) => build(options).then(({ metafile }) => metafile)
+  const metafile = await bundled({
     absWorkingDir: root,
     entryPoints: [entry],
     outfile: file,
@@ -153,8 +157,8 @@ for (const target of targets.filter(({ name }) => wanted.length === 0 || wanted.
     logLevel: 'warning',
   }).catch(() => stop(`${target.name} could not be bundled; esbuild's reasons are above.`))
   await target.copy?.(dist)
-  if (target.small) await mustBeAscii(file)
-  const bytes = result.metafile?.outputs[relative(root, file)]?.bytes ?? 0
+  if (target.small) for (const one of [file, join(dist, laterFile)]) await mustBeAscii(one)
+  const bytes = metafile?.outputs[relative(root, file)]?.bytes ?? 0
   process.stdout.write(`${relative(root, file)} ${(bytes / 1_048_576).toFixed(2)} MiB\n`)
 }
 

@@ -122,6 +122,22 @@ export const leanResponses: Plugin = {
   },
 }
 
+/** Parts of zod that make code from schemas and schemas from JSON Schema: for those who ask, and an instance never does. */
+const partsOfZod = /[\\/]zod[\\/]v4[\\/](core[\\/]compile|classic[\\/]from-json-schema)\.js$/
+
+export const leanZod: Plugin = {
+  name: 'lean-zod',
+  setup(bundle) {
+    bundle.onLoad({ filter: partsOfZod }, async ({ path }) => {
+      const source = await readFile(path, 'utf8')
+      const names = [...source.matchAll(/^export (?:const|class|(?:async )?function) (\w+)/gm)].map(([, name]) => name)
+      if (names.length === 0)
+        throw new Error(`${path} exports nothing that is understood: adapt docker/lean-instance.ts.`)
+      return { contents: names.map(name => `export const ${name} = ${never(`zod's ${name}`)}`).join('\n') }
+    })
+  },
+}
+
 const catalogueFile = /[\\/]instance[\\/]src[\\/]tools[\\/]catalogue\.ts$/
 
 /**
@@ -177,4 +193,4 @@ export const catalogue = [\n${entries.join(',\n')}\n]\n`
 }
 
 /** Everything above that is a plugin of its own. */
-export const leanPlugins: Plugin[] = [lazyCatalogue, builtinsWhenUsed, loadedWhenNeeded, leanResponses]
+export const leanPlugins: Plugin[] = [lazyCatalogue, builtinsWhenUsed, loadedWhenNeeded, leanResponses, leanZod]
