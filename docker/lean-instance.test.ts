@@ -1,16 +1,17 @@
+import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import { glob, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { glob, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
 import { type AddressInfo, connect } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { pathToFileURL } from 'node:url'
+import { promisify } from 'node:util'
 import { build } from 'esbuild'
 import { afterAll, expect, test } from 'vitest'
 import { exchange } from '../instance/src/http-exchange.ts'
 import { catalogue } from '../instance/src/tools/catalogue.ts'
-import type { Tool } from '../instance/src/tools/define.ts'
+import { buildWithLaterFile, laterFile } from './later-file.ts'
 import { builtinsWhenUsed, filesOfTheirOwn, lazyCatalogue, lazySource } from './lean-instance.ts'
 
 const root = join(import.meta.dirname, '..')
@@ -19,32 +20,42 @@ const file = join(root, 'instance/src/tools/catalogue.ts')
 const folder = await mkdtemp(join(root, 'instance/node_modules/.lean-'))
 afterAll(() => rm(folder, { recursive: true, force: true }))
 
-test('the bundled catalogue shows every tool as the source does, and runs its code when it is called', async () => {
-  const outfile = join(folder, 'catalogue.mjs')
-  await build({
-    entryPoints: [file],
+test('the bundled catalogue shows every tool as the source does, and runs its code from the later file when it is called', async () => {
+  const asks = `JSON.stringify({
+    tools: catalogue.map(({ name, toolset, alsoNeeds, effect, scopes, requiredLists, published }) =>
+      ({ name, toolset, alsoNeeds, effect, scopes, requiredLists, published })),
+    told: await Promise.all(catalogue.map(tool =>
+      tool.run({ no_tool_has_this: true }, {}).catch(error => error.constructor.name + ': ' + error.message))),
+  })`
+  const entry = join(folder, 'asks.mjs')
+  const outfile = join(folder, 'asks.cjs')
+  await writeFile(
+    entry,
+    `import { catalogue } from ${JSON.stringify(file)}\nasync function main() { console.log(${asks}) }\nmain()`,
+  )
+  await buildWithLaterFile({
+    entryPoints: [entry],
     outfile,
     bundle: true,
     platform: 'node',
-    format: 'esm',
+    format: 'cjs',
     packages: 'external',
     plugins: [lazyCatalogue, builtinsWhenUsed],
     logLevel: 'error',
   })
-  const bundled = (await import(pathToFileURL(outfile).href)) as { catalogue: readonly Tool[] }
-  const facts = (tools: readonly Tool[]) =>
-    tools.map(({ name, toolset, alsoNeeds, effect, scopes, requiredLists, published }) =>
-      JSON.parse(JSON.stringify({ name, toolset, alsoNeeds, effect, scopes, requiredLists, published })),
-    )
-  expect(bundled.catalogue.length).toBeGreaterThan(70)
-  expect(facts(bundled.catalogue)).toEqual(facts(catalogue))
+  type Answers = { tools: { name: string }[]; told: string[] }
+  const ask = async (script: string[]): Promise<Answers> =>
+    JSON.parse((await promisify(execFile)(process.execPath, script, { maxBuffer: 64 * 1024 * 1024 })).stdout)
+  const [bundled, plain] = await Promise.all([ask([outfile]), ask([entry])])
+  expect(bundled.tools.length).toBeGreaterThan(70)
+  expect(bundled.tools).toEqual(plain.tools)
   // each one is the tool of its name: an argument that none has is refused in its own words
-  for (const [index, tool] of bundled.catalogue.entries()) {
-    const asked = { no_tool_has_this: true }
-    const told = async (one: Tool) => String(await one.run(asked, {} as never).catch((error: Error) => error.message))
-    expect(await told(tool), tool.name).toBe(await told(catalogue[index]!))
-    expect(await told(tool)).toContain(tool.name)
-  }
+  expect(bundled.told).toEqual(plain.told)
+  for (const [index, { name }] of bundled.tools.entries()) expect(bundled.told[index]).toContain(name)
+  // a part of a tool, in the later file alone
+  const [first, later] = await Promise.all([outfile, join(folder, laterFile)].map(one => readFile(one, 'utf8')))
+  expect([first, later].map(text => text?.includes('get_my_context'))).toEqual([true, true])
+  expect(later!.length).toBeGreaterThan(first!.length)
 })
 
 test('a catalogue that is written in another way stops the build instead of leaving tools out', async () => {
