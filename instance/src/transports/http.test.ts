@@ -10,7 +10,8 @@ import { pino } from 'pino'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { z } from 'zod'
 import { type ConnectionReport, health, sessionReport, statementAudience, statementIssuer } from '../contract.ts'
-import { type HttpOptions, type HttpServer, type SessionWish, serveHttp } from './http.ts'
+import type { SessionWish } from './headers.ts'
+import { type HttpOptions, type HttpServer, serveHttp } from './http.ts'
 import { statementGate } from './statement.ts'
 
 const signing = await generateKeyPair('EdDSA')

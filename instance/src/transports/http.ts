@@ -1,29 +1,30 @@
 import { randomUUID } from 'node:crypto'
-import { createServer, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import { SSEServerTransport } from '@modelcontextprotocol/sdk/server/sse.js'
 import { WebStandardStreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js'
-import {
-  isInitializeRequest,
-  JSONRPCMessageSchema,
-  LATEST_PROTOCOL_VERSION,
-  type RequestId,
-} from '@modelcontextprotocol/sdk/types.js'
+import { isInitializeRequest, JSONRPCMessageSchema, type RequestId } from '@modelcontextprotocol/sdk/types.js'
 import type { Logger } from 'pino'
-import {
-  type ConnectionReport,
-  type Health,
-  lastWordsHeader,
-  type SessionReport,
-  streamHeader,
-  type Toolset,
-  toolsets,
-  type UsageReport,
-} from '../contract.ts'
+import { type ConnectionReport, type Health, type SessionReport, streamHeader, type UsageReport } from '../contract.ts'
 import { createTrim } from '../trim.ts'
+import {
+  allows,
+  answer,
+  idInUse,
+  jsonRpcCodes,
+  noSession,
+  notFound,
+  refuse,
+  stoppingNow,
+  unavailable,
+} from './answers.ts'
+import { readJson } from './body.ts'
+import { pump, stalledMs } from './event-pump.ts'
 import { createEventStore, type ResumableEvents } from './event-store.ts'
+import { forwardedPrefix, header, plainHeaders, protocolVersion, readWish, type SessionWish } from './headers.ts'
+import { endedText, lastWords } from './last-words.ts'
 import { createSessions, requestIdOf, type Session } from './sessions.ts'
 import { webRequest } from './web.ts'
 
@@ -33,9 +34,6 @@ export type Admission =
 
 /** Says who may come in. */
 export type Gate = (request: IncomingMessage) => Promise<Admission>
-
-/** What a session narrows by itself; it never widens. */
-export type SessionWish = { toolsets?: Toolset[]; readOnly?: boolean }
 
 export type HttpOptions = {
   host: string
@@ -66,13 +64,8 @@ export type HttpServer = {
 
 /** How long a client of a resumable stream may take to come back before its call is cancelled. */
 const resumeMs = 30_000
-/** A client that does not read for this long is gone. */
-const stalledMs = 60_000
-
 /** An answer that takes no longer leaves together with its headers. */
 const answerMs = 25
-
-const jsonRpcCodes = { parse: -32700, invalid: -32600, generic: -32000, noSession: -32001 }
 
 /**
  * Serves both HTTP transports of MCP, a session for each client:
@@ -221,7 +214,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     if (!id) return refuse(response, 400, jsonRpcCodes.generic, 'The query parameter sessionId is missing.')
     const found = sessions.get(id)
     if (found?.kind !== 'sse') return noSession(response)
-    const body = await readJson(request, response)
+    const body = await readJson(request, response, bodyLimitBytes)
     if (!body) return
     const message = JSONRPCMessageSchema.safeParse(body.value)
     if (!message.success)
@@ -242,7 +235,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     const sessionId = header(request, 'mcp-session-id')
     const known = streamable(sessions.get(sessionId))
     if (sessionId !== undefined && !known) return noSession(response)
-    const body = await readJson(request, response)
+    const body = await readJson(request, response, bodyLimitBytes)
     if (!body) return
     const messages = Array.isArray(body.value) ? body.value : [body.value]
     const ids = messages.map(requestIdOf).filter(id => id !== undefined)
@@ -365,33 +358,6 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     })
   }
 
-  /** @returns undefined when it has answered already */
-  async function readJson(
-    request: IncomingMessage,
-    response: ServerResponse,
-  ): Promise<{ value: unknown; bytes: number } | undefined> {
-    const type = request.headers['content-type'] ?? ''
-    if (!/^application\/json\s*(;|$)/i.test(type)) {
-      request.resume()
-      return void refuse(response, 415, jsonRpcCodes.generic, 'The Content-Type must be application/json.')
-    }
-    const text = await readBody(request, bodyLimitBytes)
-    if (text === undefined) {
-      response.setHeader('connection', 'close')
-      return void refuse(
-        response,
-        413,
-        jsonRpcCodes.generic,
-        `A message may have at most ${bodyLimitBytes / 1024 / 1024} MiB. Send less at once.`,
-      )
-    }
-    try {
-      return { value: JSON.parse(text), bytes: Buffer.byteLength(text) }
-    } catch {
-      return void refuse(response, 400, jsonRpcCodes.parse, 'The body is not valid JSON.')
-    }
-  }
-
   const server = createServer(
     {
       // for receiving a request, not for answering it: streams stay open as long as somebody reads
@@ -461,205 +427,4 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
   }
 
   return { port: (server.address() as AddressInfo).port, sessions: () => sessions.size, stop }
-}
-
-/**
- * Writes a web response to the wire, event by event and under back pressure.
- * @returns false when the client left before the end
- */
-async function pump(
-  from: Response,
-  to: ServerResponse,
-  headers: OutgoingHttpHeaders,
-  headersWithinMs: number,
-  endAfterEvents: number | undefined,
-  sent: (bytes: number) => void,
-): Promise<boolean> {
-  const reader = (from.body as ReadableStream<Uint8Array>).getReader()
-  let gone = to.destroyed
-  const onClose = () => {
-    gone = true
-    reader.cancel().catch(() => {})
-  }
-  if (gone) {
-    await reader.cancel()
-    return false
-  }
-  to.once('close', onClose)
-  to.writeHead(from.status, { ...Object.fromEntries(from.headers), ...headers })
-  // a quick answer leaves in one write, which is most of what it costs; the headers of a slow one leave before it
-  const flush = setTimeout(() => to.flushHeaders(), headersWithinMs)
-  let left = endAfterEvents ?? Number.POSITIVE_INFINITY
-  try {
-    while (left-- > 0) {
-      const { done, value } = await reader.read()
-      if (done || gone) break
-      sent(value.length)
-      // the last event and the end of the answer follow each other at once: they leave, and are taken in, in one piece
-      const { socket } = to
-      socket?.cork()
-      process.nextTick(() => socket?.uncork())
-      if (!to.write(value) && !(await drained(to))) {
-        to.destroy()
-        gone = true
-        break
-      }
-    }
-  } finally {
-    clearTimeout(flush)
-    to.off('close', onClose)
-  }
-  if (gone) return false
-  reader.cancel().catch(() => {})
-  to.end()
-  return true
-}
-
-/** @returns false when the client left, or has read nothing for a minute */
-function drained(response: ServerResponse): Promise<boolean> {
-  return new Promise(done => {
-    const settle = (result: boolean) => () => {
-      clearTimeout(timer)
-      response.off('drain', onDrain).off('close', onClose)
-      done(result)
-    }
-    const onDrain = settle(true)
-    const onClose = settle(false)
-    const timer = setTimeout(onClose, stalledMs)
-    response.once('drain', onDrain).once('close', onClose)
-  })
-}
-
-/** @returns undefined when it is longer than the limit */
-async function readBody(request: IncomingMessage, limitBytes: number): Promise<string | undefined> {
-  if (Number(request.headers['content-length'] ?? 0) > limitBytes) return undefined
-  const cut = () => new Error('the connection was closed in the middle of a message')
-  if (request.destroyed) throw cut()
-  const chunks: Buffer[] = []
-  let bytes = 0
-  // by events: an iterator over a stream costs several times as much as a body of one piece
-  return new Promise((done, failed) => {
-    request.on('data', (chunk: Buffer) => {
-      bytes += chunk.length
-      chunks.push(chunk)
-      if (bytes <= limitBytes) return
-      // nothing more is read, and the connection stays for the answer that says so
-      request.pause()
-      request.removeAllListeners('data')
-      done(undefined)
-    })
-    request.once('end', () =>
-      done((chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)).toString('utf8')),
-    )
-    request.once('error', failed)
-    request.once('close', () => {
-      if (!request.readableEnded) failed(cut())
-    })
-  })
-}
-
-const notFound = { error: 'not-found', message: 'There is nothing here. MCP is served at /mcp and /sse.' }
-
-function answer(response: ServerResponse, status: number, body: unknown, headers: OutgoingHttpHeaders = {}): void {
-  const text = JSON.stringify(body)
-  response.writeHead(status, {
-    'content-type': 'application/json',
-    'content-length': Buffer.byteLength(text),
-    'cache-control': 'no-store',
-    ...headers,
-  })
-  response.end(text)
-}
-
-function refuse(response: ServerResponse, status: number, code: number, message: string): void {
-  answer(response, status, { jsonrpc: '2.0', error: { code, message }, id: null })
-}
-
-function noSession(response: ServerResponse): void {
-  refuse(response, 404, jsonRpcCodes.noSession, 'Session not found. It has ended; begin a new one with initialize.')
-}
-
-function idInUse(response: ServerResponse): void {
-  refuse(response, 400, jsonRpcCodes.invalid, 'A request with this id is still being answered. Use another id.')
-}
-
-function unavailable(response: ServerResponse, message: string, retryAfterSeconds: number): void {
-  response.setHeader('retry-after', retryAfterSeconds)
-  refuse(response, 503, jsonRpcCodes.generic, message)
-}
-
-function stoppingNow(response: ServerResponse): void {
-  response.setHeader('connection', 'close')
-  unavailable(response, 'This instance is being stopped. Connect again in some seconds.', 2)
-}
-
-function allows(request: IncomingMessage, response: ServerResponse, methods: string[]): boolean {
-  if (methods.includes(request.method ?? '')) return true
-  request.resume()
-  response.setHeader('allow', methods.join(', '))
-  refuse(response, 405, jsonRpcCodes.generic, `Use ${methods.join(', ')} on this path.`)
-  return false
-}
-
-function header(request: IncomingMessage, name: string): string | undefined {
-  const value = request.headers[name]
-  return Array.isArray(value) ? value.join(', ') : value
-}
-
-const endedText =
-  'The MCP server ended while it worked on this; whether it was done is not known. It is started again: look, then repeat.'
-const mostLastWords = 20
-const lastWordsLimit = 4_096
-
-/** A head with the errors that these requests get should this process die on them; see the contract. */
-function lastWords(ids: Iterable<RequestId>): Record<string, string> {
-  const events = [...ids]
-    .slice(-mostLastWords)
-    .map(id => JSON.stringify({ jsonrpc: '2.0', id, error: { code: -32000, message: endedText } }))
-    .map(message => `event: message\ndata: ${message}\n\n`)
-  const words = Buffer.from(events.join('')).toString('base64')
-  return words === '' || words.length > lastWordsLimit ? {} : { [lastWordsHeader]: words }
-}
-
-function plainHeaders(request: IncomingMessage): Record<string, string> {
-  const plain: Record<string, string> = {}
-  // the statement is for this server's gate, not for the tools
-  for (const [name, value] of Object.entries(request.headers))
-    if (value !== undefined && name !== 'authorization') plain[name] = Array.isArray(value) ? value.join(', ') : value
-  return plain
-}
-
-function forwardedPrefix(request: IncomingMessage): string {
-  const prefix = header(request, 'x-forwarded-prefix') ?? ''
-  return /^(\/[a-z0-9-]+)*$/.test(prefix) ? prefix : ''
-}
-
-function protocolVersion(request: IncomingMessage, parsed: unknown): string {
-  const told = header(request, 'mcp-protocol-version')
-  if (told !== undefined) return told
-  return isInitializeRequest(parsed) ? LATEST_PROTOCOL_VERSION : ''
-}
-
-/** `X-MCP-Toolsets: core,approvals` and `X-MCP-Readonly: true`, or `toolsets=` and `readonly=` in the URL. */
-function readWish(request: IncomingMessage, url: URL): SessionWish | { problem: string } {
-  const wish: SessionWish = {}
-  const names = header(request, 'x-mcp-toolsets') ?? url.searchParams.get('toolsets') ?? undefined
-  if (names !== undefined) {
-    const asked = names
-      .split(',')
-      .map(name => name.trim())
-      .filter(Boolean)
-    const unknown = asked.filter(name => !toolsets.includes(name as Toolset))
-    if (unknown.length > 0)
-      return {
-        problem: `There is no toolset ${unknown.map(name => `"${name.slice(0, 40)}"`).join(', ')}. Toolsets: ${toolsets.join(', ')}.`,
-      }
-    wish.toolsets = asked as Toolset[]
-  }
-  const readOnly = header(request, 'x-mcp-readonly') ?? url.searchParams.get('readonly') ?? undefined
-  if (readOnly !== undefined) {
-    if (!/^(true|false|1|0)$/i.test(readOnly.trim())) return { problem: 'X-MCP-Readonly is either true or false.' }
-    wish.readOnly = /^(true|1)$/i.test(readOnly.trim())
-  }
-  return wish
 }
