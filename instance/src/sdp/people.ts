@@ -112,17 +112,30 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
     // Zoho does not always tell the scopes; then it is worth one try
     if (scopes.length > 0 && !scopes.some(scope => /^AaaServer\.profile\.(READ|ALL)$/i.test(scope))) return undefined
     const token = await context.tokens.accessToken(sdp.signal)
-    const answer = await context.http({
-      method: 'GET',
-      url: new URL('/oauth/user/info', context.sdp.accountsUrl).href,
-      headers: { authorization: `Zoho-oauthtoken ${token}` },
-      signal: sdp.signal,
-      timeoutMs: 10_000,
-      maxBytes: longestIdentity,
-    })
+    const unknown = (cause: unknown) =>
+      new SdpError(sdp.signal.aborted ? 'cancelled' : 'down', 'Zoho Accounts did not say who you are.', {
+        nextStep: 'Try again in some seconds, or name the person by e-mail or name.',
+        cause,
+      })
+    const answer = await context
+      .http({
+        method: 'GET',
+        url: new URL('/oauth/user/info', context.sdp.accountsUrl).href,
+        headers: { authorization: `Zoho-oauthtoken ${token}` },
+        signal: sdp.signal,
+        timeoutMs: 10_000,
+        maxBytes: longestIdentity,
+      })
+      .catch(cause => {
+        throw unknown(cause)
+      })
     if (!answer.ok) return undefined
-    const body = parseLossless(answer.bytes.toString('utf8'))
-    return { email: text(at(body, 'Email')), name: text(at(body, 'Display_Name')) }
+    try {
+      const body = parseLossless(answer.bytes.toString('utf8'))
+      return { email: text(at(body, 'Email')), name: text(at(body, 'Display_Name')) }
+    } catch (cause) {
+      throw unknown(cause)
+    }
   }
 
   return {

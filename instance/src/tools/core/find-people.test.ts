@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { type Desk, type Session, startDesk } from '../../testing/desk.ts'
+import { type Desk, everyScope, type Session, startDesk } from '../../testing/desk.ts'
 
 let desk: Desk
 let carol: Session
@@ -39,4 +39,17 @@ it('narrows by kind, group and department', async () => {
 
 it('an unknown name is an empty list with a hint', async () => {
   expect(await carol.ok('find_people', { query: 'zzyzx' })).toEqual({ people: [], hint: expect.any(String) })
+})
+
+it('without an address here, "me" is whom Zoho names; when Zoho does not say, the person hears what to do', async () => {
+  const context = await desk.context('dave', { scopes: [...everyScope, 'AaaServer.profile.READ'] })
+  context.user.email = null
+  const dave = await desk.connect(context)
+  for (const kind of ['drop', 'not-json', 'drop-midway'] as const) {
+    const fault = desk.simulator.faults.add({ kind, match: { path: '/oauth/user/info' } })
+    const told = await dave.fails('find_people', { query: 'me' })
+    expect([kind, told]).toEqual([kind, expect.stringMatching(/did not say who you are[\s\S]*by e-mail or name/)])
+    desk.simulator.faults.remove(fault)
+  }
+  expect((await dave.ok('find_people', { query: 'me' })).people[0].email).toMatch(/^dave\b/)
 })
