@@ -84,7 +84,9 @@ export function createExchanges({ metrics, now }: { metrics: ProxyMetrics; now: 
     const finished = isStream
       ? streamFinished(open, ofUser, meter, resolve)
       : callFinished(open, ofUser, meter, resolve, request.method === 'DELETE' ? 'end' : 'call')
-    open.exchange = pump(request, response, target, finished)
+    const exchange = pump(request, response, target, finished)
+    // it may have ended within the call
+    if (open.after !== open) open.exchange = exchange
     return promise
   }
 
@@ -122,6 +124,7 @@ export function createExchanges({ metrics, now }: { metrics: ProxyMetrics; now: 
     open.after.before = open.before
     open.before = open
     open.after = open
+    open.exchange = undefined
     ofUser.count--
   }
 
