@@ -25,6 +25,10 @@ fi
 
 mkdir -p "$target"
 cp -R "$package/dist/." "$target"
+# the instance's program is two files; without the second it would start, and no tool would run
+if [ "$package" = instance ] && [ ! -f "$target/later.cjs" ]; then
+  fail "$package/dist holds no later.cjs, the second file of the program. Make both: node docker/bundle.ts $package"
+fi
 # only somebody who debugs wants it, and Node.js would hold it parsed in memory
 rm -f "$target"/*.map
 # The program after its modules have run, to start from; the final image has this very Node.js. Whoever starts from it has the

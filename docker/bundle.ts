@@ -7,8 +7,8 @@ import { buildWithLaterFile, laterFile } from './later-file.ts'
 import { filesOfTheirOwn, leanPlugins, leftOut, type Replacement } from './lean-instance.ts'
 
 /**
- * Bundles what runs in images: one file per program, so that an image holds no node_modules and starts without
- * resolving a thousand modules. Usage: `node docker/bundle.ts [instance] [control-plane] [simulator]`, default all.
+ * Bundles what runs in images: one file per program, two for the instance (later-file.ts), so that an image holds no
+ * node_modules and starts without resolving a thousand modules. Usage: `node docker/bundle.ts [instance] [control-plane] [simulator]`, default all.
  */
 
 type Target = {

@@ -23,8 +23,9 @@ ENV PATH=/usr/local/bin NODE_ENV=production \
     MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=65536
 WORKDIR /app
 USER 10001:10001
-# Proves that the program starts from its snapshot.
+# Proves that the program starts from its snapshot, and that its second file can be read.
 RUN ["node", "--snapshot-blob", "/app/main.blob", "/app/main.cjs", "--version"]
+RUN ["node", "-e", "require('/app/later.cjs')"]
 ENTRYPOINT ["node", "--snapshot-blob", "/app/main.blob", "/app/main.cjs"]
 
 ARG VERSION=0.0.0

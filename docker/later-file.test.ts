@@ -30,15 +30,20 @@ test('what is imported by a call is read from the second file, once, and shares 
     'shared.ts': `export class Wrong extends Error {}
       export let count = 0
       export const add = () => ++count`,
+    'package.json': '{ "type": "module" }',
     'old.cjs': 'module.exports = { name: "a CommonJS module", made: Math.random() }',
+    // as compilers of the time wrote it: Node.js and the first file take all of it for its default
+    'compiled.cjs': 'exports.__esModule = true; exports.default = "its own default"; exports.all = "all of it"',
     'tool.ts': `import { basename } from 'node:path'
+      import compiled from './compiled.cjs'
       import old from './old.cjs'
       import { add, count, Wrong } from './shared.ts'
       console.log('TOOL is read')
       export async function tool(seen: { made: number }) {
         const { deeper } = await import('./deeper.ts')
         add()
-        console.log(basename('/a/b'), count, deeper, old.name, old.made === seen.made)
+        const isStrict = (function (this: unknown) { return this === undefined })()
+        console.log(basename('/a/b'), count, deeper, old.name, old.made === seen.made, (compiled as any).all, isStrict)
         throw new Wrong('as wanted')
       }`,
     'deeper.ts': `export const deeper = 'DEEPER'`,
@@ -55,8 +60,8 @@ test('what is imported by a call is read from the second file, once, and shares 
   expect(stdout.trim().split('\n')).toEqual([
     'MAIN',
     'TOOL is read',
-    'b 2 DEEPER a CommonJS module true',
-    'b 3 DEEPER a CommonJS module true',
+    'b 2 DEEPER a CommonJS module true all of it true',
+    'b 3 DEEPER a CommonJS module true all of it true',
     'true as wanted 3',
     'true as wanted 3',
   ])
@@ -65,6 +70,8 @@ test('what is imported by a call is read from the second file, once, and shares 
   expect(second).toMatch(/TOOL/)
   expect(second).toMatch(/DEEPER/)
   expect(second).not.toMatch(/MAIN|a CommonJS module|extends Error/)
+  // the same from whatever folder it is built in
+  expect(`${first}${second}`).not.toContain(folder)
 })
 
 test('a module that is needed from the start stays in the first file, whoever else imports it by a call', async () => {

@@ -12,7 +12,7 @@ import { afterAll, expect, test } from 'vitest'
 import { exchange } from '../instance/src/http-exchange.ts'
 import { catalogue } from '../instance/src/tools/catalogue.ts'
 import { buildWithLaterFile, laterFile } from './later-file.ts'
-import { builtinsWhenUsed, filesOfTheirOwn, lazyCatalogue, lazySource } from './lean-instance.ts'
+import { builtinsWhenUsed, filesOfTheirOwn, lazyCatalogue, lazySource, leanZod } from './lean-instance.ts'
 
 const root = join(import.meta.dirname, '..')
 const file = join(root, 'instance/src/tools/catalogue.ts')
@@ -52,10 +52,35 @@ test('the bundled catalogue shows every tool as the source does, and runs its co
   // each one is the tool of its name: an argument that none has is refused in its own words
   expect(bundled.told).toEqual(plain.told)
   for (const [index, { name }] of bundled.tools.entries()) expect(bundled.told[index]).toContain(name)
-  // a part of a tool, in the later file alone
+  // words of a tool's own code are in the later file alone
   const [first, later] = await Promise.all([outfile, join(folder, laterFile)].map(one => readFile(one, 'utf8')))
-  expect([first, later].map(text => text?.includes('get_my_context'))).toEqual([true, true])
-  expect(later!.length).toBeGreaterThan(first!.length)
+  for (const words of ['The resolution is set.', 'This site has no status called Resolved.'])
+    expect([words, first!.includes(words), later!.includes(words)]).toEqual([words, false, true])
+})
+
+test('what is left out of zod is not there, and says so; the rest works', async () => {
+  const outfile = join(folder, 'zod.cjs')
+  await build({
+    stdin: {
+      contents: `import { z } from 'zod'
+        const told = [z.object({ a: z.string() }).safeParse({ a: 1 }).error.issues[0].path.join()]
+        for (const part of [() => z.compile(z.string()), () => z.fromJSONSchema({ type: 'string' })])
+          try { told.push(part()) } catch (error) { told.push(error.message) }
+        console.log(JSON.stringify(told))`,
+      resolveDir: join(root, 'instance'),
+    },
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'cjs',
+    plugins: [leanZod],
+    logLevel: 'error',
+  })
+  expect(JSON.parse((await promisify(execFile)(process.execPath, [outfile])).stdout)).toEqual([
+    'a',
+    "docker/lean-instance.ts leaves out zod's compile",
+    "docker/lean-instance.ts leaves out zod's fromJSONSchema",
+  ])
 })
 
 test('a catalogue that is written in another way stops the build instead of leaving tools out', async () => {

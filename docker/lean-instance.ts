@@ -18,7 +18,7 @@ const never = (what: string) =>
 
 /** Only modules that no call path of ours reaches; each stand-in says so if that should ever change. */
 export const leftOut: Replacement[] = [
-  // the SDK's own reading of request bodies, which brings half a megabyte of character tables: transports/http.ts reads them
+  // the SDK's own reading of request bodies, which brings half a megabyte of character tables: transports/body.ts reads them
   { filter: /^raw-body$/, importer: sdk, contents: `export default ${never('raw-body')}` },
   // the SDK's JSON Schema validator: server.ts brings the only check that an instance needs
   {

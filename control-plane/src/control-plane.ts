@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
+import { listenManifold } from './acceptors.ts'
 import { type Activity, createActivity } from './activity.ts'
 import { type App, buildAdminApp, buildPublicApp, type ErrorPages, type Patience } from './app.ts'
 import { createAttempts } from './attempts.ts'
@@ -327,8 +328,8 @@ export async function openControlPlane(options: ControlPlaneOptions): Promise<Co
     },
 
     async listen() {
-      await listenOn(publicApp, config.http)
-      await listenOn(adminApp, config.admin)
+      await explained(listenManifold(publicApp, config.http), config.http)
+      await explained(adminApp.listen({ host: config.admin.host, port: config.admin.port }), config.admin)
       const { host, port } = config.admin
       log.info({ public: config.http, admin: { host, port } }, 'control-plane.listening')
     },
@@ -372,8 +373,8 @@ export async function openControlPlane(options: ControlPlaneOptions): Promise<Co
   }
 }
 
-async function listenOn(app: App, { host, port }: { host: string; port: number }): Promise<void> {
-  await app.listen({ host, port }).catch((error: NodeJS.ErrnoException) => {
+function explained(listening: Promise<unknown>, { host, port }: { host: string; port: number }): Promise<unknown> {
+  return listening.catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'EADDRINUSE') throw error
     throw new Error(
       `port ${port} on ${host} is taken by another program. Free it, or set another port (SDP_HTTP_PORT, SDP_ADMIN_PORT).`,

@@ -20,16 +20,20 @@ import { eventually, type Stack, startStack } from '../support/stack.ts'
 
 const root = dirname(dirname(import.meta.dirname))
 const targetMs = 3
-const callsInARow = 100
-
 /**
- * How many calls came before, of each way. Names, forms and the time zone are known after the first call, as after the first
- * minute of a day; the rest is for V8, which compiles what is called often. The target is for what then is left.
+ * Measured twice: the first calls of a tool, when names, forms and the time zone have been asked for, as after the first
+ * minute of a day, and V8 has compiled next to nothing; and calls of a process that has made thousands. The target is for
+ * what is left then.
  */
-const states = [
-  { name: 'after 20 calls', before: 20 },
-  { name: 'after 2,500', before: 2_500 },
-]
+type State = { name: string; before: number; calls: number; rounds: number }
+
+const statesOf = (short: boolean, rounds: number): State[] => {
+  const [before, calls, many] = short ? [5, 20, 25] : [20, 100, 2_500]
+  return [
+    { name: `calls ${before + 1} to ${before + calls}`, before, calls, rounds: 1 },
+    { name: `after ${many}`, before: many, calls, rounds },
+  ]
+}
 
 type Way = {
   name: string
@@ -76,26 +80,30 @@ export async function toolpath({ rounds, short }: { rounds: number; short: boole
     ]
     const controlPlane = stack.controlPlane().process.pid as number
     const contained = await processOf(engine.socket, installation)
-    note(
-      `| Tool | Way | ${states.map(({ name }) => `${name}: p50 ms | p99 ms | over the calls alone | CPU ms | `).join('')}target |`,
-    )
-    note(`|---|---|${'---:|---:|---:|---:|'.repeat(states.length)}---|`)
+    const states = statesOf(short, rounds)
+    const subjects: { tool: string; ways: Way[]; found: Sample[][] }[] = []
     for (const [tool, args] of tools) {
       const urls = await callsOf(stack.simulator.port, () => through(tool, args))
-      const ways: Way[] = [
-        {
-          name: `${urls.length} call${urls.length === 1 ? '' : 's'} of the API`,
-          call: () => ask(stack, dispatcher, token, urls),
-          pids: [],
-        },
-        { name: 'instance alone', call: () => direct(tool, args), pids: [alone.pid] },
-        { name: 'control plane and instance', call: () => through(tool, args), pids: [controlPlane, contained] },
-      ]
-      const found: Sample[][] = []
-      for (const { before } of states) {
-        for (const { call } of ways) for (let at = 0; at < (short ? 20 : before); at++) await call()
-        found.push(await measure(ways, rounds, short ? 20 : callsInARow))
+      const floor = {
+        name: `${urls.length} call${urls.length === 1 ? '' : 's'} of the API`,
+        call: () => ask(stack, dispatcher, token, urls),
+        pids: [],
       }
+      const lone = { name: 'instance alone', call: () => direct(tool, args), pids: [alone.pid] }
+      const pids = [controlPlane, contained]
+      const whole = { name: 'control plane and instance', call: () => through(tool, args), pids }
+      subjects.push({ tool, ways: [floor, lone, whole], found: [] })
+    }
+    // all tools in one state before any of them in the next: they share their processes
+    for (const state of states)
+      for (const { ways, found } of subjects) {
+        for (const { call } of ways) for (let at = 0; at < state.before; at++) await call()
+        found.push(await measure(ways, state.rounds, state.calls))
+      }
+    const heads = states.map(({ name }) => `${name}: p50 ms | p99 ms | over the calls alone | CPU ms | `)
+    note(`| Tool | Way | ${heads.join('')}target |`)
+    note(`|---|---|${'---:|---:|---:|---:|'.repeat(states.length)}---|`)
+    for (const { tool, ways, found } of subjects)
       for (const [index, { name }] of ways.entries()) {
         const cells = found.map((samples, state) => {
           const { times, cpuMs } = samples[index] as Sample
@@ -110,7 +118,6 @@ export async function toolpath({ rounds, short }: { rounds: number; short: boole
         const bar = index === 2 ? `below ${targetMs}: ${over < targetMs ? 'met' : '**not met**'}` : ''
         note(`| \`${tool}\` | ${name} | ${cells.map(({ text }) => text).join('')}${bar} |`)
       }
-    }
     note('')
     const calls = short ? 50 : 500
     const [tool, args] = tools[0] as [string, Record<string, unknown>]

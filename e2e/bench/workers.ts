@@ -42,6 +42,7 @@ export async function workers({ rounds, seconds }: { rounds: number; seconds: nu
           SDP_WORKERS: String(count),
           SDP_INSTANCE_IMAGE: image,
           SDP_INSTANCE_CPUS: String(availableParallelism()),
+          SDP_INSTANCE_MEMORY_MB: '1024',
           SDP_USER_REQUESTS_PER_SECOND: '0',
           SDP_USER_CONCURRENT_REQUESTS: '0',
         },
@@ -110,7 +111,8 @@ const holders = ['holder-1', 'holder-2']
 /** What ten thousand streams cost, or as many as the workers and this process may open files for: one here, two in a worker. */
 async function holdStreams({ stack, count, pids }: { stack: Stack; count: number; pids: number[] }) {
   const limit = openFilesLimit() - 1_500
-  const streams = Math.min(10_000, limit, Math.floor((limit * count) / 2_000) * 1_000)
+  const streams = Math.min(10, Math.floor(limit / 1_000), Math.floor((limit * count) / 2_000)) * 1_000
+  if (streams < 1_000) throw new Error('Too few files may be opened to hold streams; try again after: ulimit -n 20000')
   const ways: Where[] = []
   for (const username of holders)
     ways.push({

@@ -59,7 +59,11 @@ export function createOutgoing({ upstreams, behindProxy, egress }: OutgoingOptio
   }
 
   return async call => {
-    loading ??= load()
+    // what failed, for want of memory or descriptors, is tried again by the next call
+    loading ??= load().catch(error => {
+      loading = undefined
+      throw error
+    })
     const { dispatcher, exchange, checkLiteralHost } = loaded ?? (await loading)
     // behind a proxy the connector never sees the address that is meant
     if ((egress || behindProxy) && upstreams !== 'any') checkLiteralHost(new URL(call.url), upstreams)

@@ -97,6 +97,17 @@ export async function streamOpening(target: Target, count: number): Promise<numb
   return times
 }
 
+/**
+ * Many clients that come all at once, and go on calling: the slowest first answer. Those that are served keep a proxy busy
+ * while it takes in the others.
+ */
+export async function burst(target: Target, clients: number): Promise<number> {
+  const firsts = await Promise.all(
+    Array.from({ length: clients }, async () => (await roundTrips(target.where, 'POST', '/mcp', 20, 0, 'connect'))[0]!),
+  )
+  return Math.max(...firsts) / 1000
+}
+
 /** From a new connection to the headers of a stream on which nothing happens; infinite when they wait for the first byte. */
 export async function silentHeaders(target: Target, count: number): Promise<number[]> {
   const times: number[] = []

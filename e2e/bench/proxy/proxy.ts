@@ -54,7 +54,6 @@ export async function proxy({ rounds, size }: { rounds: number; size: Size }): P
     // no target always comes first
     const order = [...targets.slice(number % targets.length), ...targets.slice(0, number % targets.length)]
     const streaming = order.filter(({ streams }) => streams)
-    // short windows in turns: what else the machine does in one of them is an outlier, not part of every figure
     for (const { key, connections, query } of plan.calls)
       for (let window = 0; window < plan.windows; window++)
         for (const target of query ? streaming : order) {
@@ -71,11 +70,13 @@ export async function proxy({ rounds, size }: { rounds: number; size: Size }): P
     for (const target of streaming) {
       const opening = await measure.streamOpening(target, plan.openings)
       const headers = await measure.silentHeaders(target, Math.ceil(plan.openings / 10))
+      const burst = await measure.burst(target, 64)
       const events = await measure.eventLatency(target, plan.eventStreams, 20)
       if (number === 0) continue
       const sheet = sheets[target.name]!
       sheet.opening.push(...opening)
       sheet.headers.push(...headers)
+      sheet.burst.push(burst)
       sheet.events.push({ p50: percentile(events, 50), p99: percentile(events, 99) })
       sheet.aborts.stream.push(await measure.abortNoticed(target, 'stream'))
       sheet.aborts.call.push(await measure.abortNoticed(target, 'call'))
@@ -187,8 +188,9 @@ const fullPlan = (rounds: number): Plan => ({
   load: 'wrk',
   targets: ['direct', 'sdp-mcp', 'configurable-http-proxy', 'nginx', 'haproxy', 'bare node', 'supergateway'],
   rounds,
-  seconds: 1,
-  windows: 3,
+  // a window begins with new connections: in one second their first calls are most of the slowest hundredth
+  seconds: 3,
+  windows: 1,
   warmUpWindows: 2,
   calls: [
     { key: '1', connections: 1 },

@@ -98,14 +98,19 @@ export async function openStreams(where: Where, count: number): Promise<Socket[]
   return sockets
 }
 
-/** Sends requests one after the other on one connection and measures each, in microseconds. */
+/**
+ * Sends requests one after the other on one connection and measures each, in microseconds.
+ * @param from - `connect`: the first one is measured from the beginning of its connection
+ */
 export async function roundTrips(
   where: Where,
   method: string,
   path: string,
   count: number,
   pauseMs = 0,
+  from: 'request' | 'connect' = 'request',
 ): Promise<number[]> {
+  const beganAt = nowMicros()
   const socket = connect({ port: where.port, host: '127.0.0.1', noDelay: true })
   const bytes = requestBytes(where, method, path, method === 'POST' ? message : '')
   const times: number[] = []
@@ -114,7 +119,7 @@ export async function roundTrips(
     let text = ''
     const send = () => {
       text = ''
-      sentAt = nowMicros()
+      sentAt = from === 'connect' && times.length === 0 ? beganAt : nowMicros()
       socket.write(bytes, 'latin1')
     }
     socket.on('data', chunk => {

@@ -52,6 +52,7 @@ test('attack: writing to the root, the program, the Node.js binary or /etc fails
     root: write('/loot'),
     app: write('/app/loot'),
     program: "fs.appendFileSync('/app/main.cjs', 'x')",
+    tools: "fs.appendFileSync('/app/later.cjs', 'x')",
     node: "fs.appendFileSync('/usr/local/bin/node', 'x')",
     passwd: write('/etc/passwd'),
     home: write('/root/x'),

@@ -1,7 +1,8 @@
 import type { InstanceContext } from '../context.ts'
+import { AnswerTooLargeError } from '../http-client.ts'
 import { Cache } from './cache.ts'
 import type { Sdp } from './client.ts'
-import { isSdpError, SdpError } from './errors.ts'
+import { isSdpError, SdpError, type SdpErrorDetails, type SdpErrorKind } from './errors.ts'
 import { groupsOf } from './groups.ts'
 import { at, flag, isObject, type Json, name as nameOf, parseLossless, text } from './json.ts'
 import { all, any, type Condition, contains, criteria, is, type ListInfo } from './list-info.ts'
@@ -112,11 +113,6 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
     // Zoho does not always tell the scopes; then it is worth one try
     if (scopes.length > 0 && !scopes.some(scope => /^AaaServer\.profile\.(READ|ALL)$/i.test(scope))) return undefined
     const token = await context.tokens.accessToken(sdp.signal)
-    const unknown = (cause: unknown) =>
-      new SdpError(sdp.signal.aborted ? 'cancelled' : 'down', 'Zoho Accounts did not say who you are.', {
-        nextStep: 'Try again in some seconds, or name the person by e-mail or name.',
-        cause,
-      })
     const answer = await context
       .http({
         method: 'GET',
@@ -127,15 +123,22 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
         maxBytes: longestIdentity,
       })
       .catch(cause => {
-        throw unknown(cause)
+        if (sdp.signal.aborted) throw notTold('cancelled', { cause })
+        if (cause instanceof AnswerTooLargeError) throw notTold('drift', { cause })
+        // what the operator has to allow
+        const isRefused = at(cause, 'code') === 'ERR_UPSTREAM_REFUSED'
+        throw notTold('down', { cause, ...(isRefused ? { nextStep: `${text(at(cause, 'message'))}.` } : {}) })
       })
+    if (answer.status === 429) throw notTold('limited')
+    if (answer.status >= 500) throw notTold('down')
     if (!answer.ok) return undefined
+    let body: unknown
     try {
-      const body = parseLossless(answer.bytes.toString('utf8'))
-      return { email: text(at(body, 'Email')), name: text(at(body, 'Display_Name')) }
+      body = parseLossless(answer.bytes.toString('utf8'))
     } catch (cause) {
-      throw unknown(cause)
+      throw notTold('drift', { cause })
     }
+    return { email: text(at(body, 'Email')), name: text(at(body, 'Display_Name')) }
   }
 
   return {
@@ -265,4 +268,11 @@ function isEmail(value: string): boolean {
 
 function label(person: Person): string {
   return person.email ? `${person.name} <${person.email}>` : person.name
+}
+
+function notTold(kind: SdpErrorKind, details: SdpErrorDetails = {}): SdpError {
+  return new SdpError(kind, 'Zoho Accounts did not say who you are.', {
+    nextStep: `${kind === 'drift' ? 'Name' : 'Try again in some seconds, or name'} the person by e-mail or name.`,
+    ...details,
+  })
 }

@@ -45,11 +45,22 @@ it('without an address here, "me" is whom Zoho names; when Zoho does not say, th
   const context = await desk.context('dave', { scopes: [...everyScope, 'AaaServer.profile.READ'] })
   context.user.email = null
   const dave = await desk.connect(context)
-  for (const kind of ['drop', 'not-json', 'drop-midway'] as const) {
-    const fault = desk.simulator.faults.add({ kind, match: { path: '/oauth/user/info' } })
+  const spoilt = [
+    { kind: 'drop' },
+    { kind: 'drop-midway' },
+    { kind: 'not-json' },
+    { kind: 'status', status: 503 },
+    { kind: 'status', status: 429 },
+  ] as const
+  for (const fault of spoilt) {
+    const id = desk.simulator.faults.add({ ...fault, match: { path: '/oauth/user/info' } })
     const told = await dave.fails('find_people', { query: 'me' })
-    expect([kind, told]).toEqual([kind, expect.stringMatching(/did not say who you are[\s\S]*by e-mail or name/)])
-    desk.simulator.faults.remove(fault)
+    expect([fault, told]).toEqual([fault, expect.stringMatching(/did not say who you are[\s\S]*by e-mail or name/)])
+    desk.simulator.faults.remove(id)
   }
+  // without the right to ask, waiting helps nobody
+  const id = desk.simulator.faults.add({ kind: 'status', status: 401, match: { path: '/oauth/user/info' } })
+  expect(await dave.fails('find_people', { query: 'me' })).toContain('AaaServer.profile.READ')
+  desk.simulator.faults.remove(id)
   expect((await dave.ok('find_people', { query: 'me' })).people[0].email).toMatch(/^dave\b/)
 })
