@@ -65,7 +65,7 @@ function send(upstream: Upstream, outgoing: Partial<Outgoing> = {}) {
     told()
   }
   const call = upstream.send(
-    { method: 'GET', path: '/mcp', headers: '', body: null, ...outgoing },
+    { method: 'POST', path: '/mcp', headers: '', body: null, ...outgoing },
     {
       head: (status, headers) => Object.assign(heard, { status, headers }),
       data(chunk) {
@@ -260,6 +260,27 @@ test('connections are as many as calls at once, kept for the next ones, and ende
   vi.spyOn(performance, 'now').mockReturnValue(now + 31_000)
   upstream.sweep()
   await eventually('closed', () => sockets.every(socket => socket.readableEnded))
+})
+
+test('a stream leaves an open connection for whoever comes next, which does not wait for long', async () => {
+  const { upstream, sockets, seen } = await instance((socket, nth) => {
+    socket.write(nth % 2 === 0 ? 'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n' : json)
+  })
+  const stream = send(upstream, { method: 'GET' })
+  await eventually('the head', () => stream.heard.status)
+  await eventually('a second connection', () => sockets.length === 2)
+  await send(upstream).over()
+  expect([sockets.length, seen.length]).toEqual([2, 2])
+  // one that waits is enough for the next stream, too
+  send(upstream, { method: 'GET' })
+  await eventually('the third request', () => seen.length === 3)
+  await eventually('a third connection', () => sockets.length === 3)
+  const now = performance.now()
+  vi.spyOn(performance, 'now').mockReturnValue(now + 10_001)
+  // an instance may be about to end one that nobody has used
+  await send(upstream).over()
+  expect(sockets).toHaveLength(4)
+  await eventually('closed', () => sockets[2]!.readableEnded)
 })
 
 test('a connection is given up before the instance said it would close it', async () => {

@@ -51,6 +51,8 @@ export interface Answer {
 const connectTimeoutMs = 2_000
 /** Well below the 75 s for which an instance keeps an idle connection, so that we do not write into one it is closing. */
 const idleMs = 30_000
+/** Of a connection that has carried nothing yet: an instance ends those after 15 s, with words that nobody asked for. */
+const spareMs = 10_000
 const headLimitBytes = 64 * 1024
 const keepAliveProbeMs = 30_000
 /** Up to this size, one copy into one write is cheaper than gathering pieces. */
@@ -75,8 +77,10 @@ export function createUpstream(address: string): Upstream {
         answer.failed(new Error('the instance has been replaced'), false)
         return over
       }
-      const connection = connections.idle.pop() ?? new Connection(connections)
+      const connection = takeIdle(connections) ?? new Connection(connections)
       connection.begin(outgoing, answer)
+      // a stream keeps its connection: whoever comes next, the client's first message as a rule, finds one that is open
+      if (outgoing.method === 'GET') setImmediate(openSpare, connections)
       return connection
     },
     sweep() {
@@ -102,6 +106,19 @@ type Connections = {
   idle: Connection[]
   all: Set<Connection>
   retired: boolean
+}
+
+function openSpare(connections: Connections): void {
+  if (!connections.retired && connections.idle.length === 0) new Connection(connections).waitIdle(spareMs)
+}
+
+function takeIdle({ idle }: Connections): Connection | undefined {
+  const now = performance.now()
+  for (;;) {
+    const connection = idle.pop()
+    if (!connection || connection.idleUntil > now) return connection
+    connection.close()
+  }
 }
 
 const over: Call = { pause() {}, resume() {}, abort() {} }
@@ -187,6 +204,12 @@ class Connection implements Call {
     })
   }
 
+  /** Is there for the next call, connected or not. */
+  waitIdle(forMs: number): void {
+    this.idleUntil = performance.now() + forMs
+    this.#siblings.idle.push(this)
+  }
+
   begin(outgoing: Outgoing, answer: Answer): void {
     this.#outgoing = outgoing
     this.#answer = answer
@@ -251,9 +274,8 @@ class Connection implements Call {
     const answer = this.#answer!
     this.#answer = undefined
     if (this.#reusable && surplus === 0 && this.#socket.writableLength === 0 && !this.#siblings.retired) {
-      this.idleUntil = performance.now() + this.#idleMs
       this.#socket.resume()
-      this.#siblings.idle.push(this)
+      this.waitIdle(this.#idleMs)
     } else this.close()
     answer.ended(last)
   }
