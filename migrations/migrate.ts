@@ -22,33 +22,42 @@ export async function migrate(
 ): Promise<string[]> {
   const folder = options.folder ?? sourceFolder
   if (await isUpToDate(connection, folder)) return []
-  const applied = await runner({
-    databaseUrl: connection,
-    dir: `${folder}/*.sql`,
-    useGlob: true,
-    direction: 'up',
-    migrationsTable: 'schema_migrations',
-    advisoryLockMode: 'wait',
-    // a newer version may already have run files this one does not know: they only add
-    checkOrder: false,
-    log: () => {},
-  })
+  const applied = await withClient(connection, dbClient =>
+    runner({
+      dbClient,
+      dir: `${folder}/*.sql`,
+      useGlob: true,
+      direction: 'up',
+      migrationsTable: 'schema_migrations',
+      advisoryLockMode: 'wait',
+      // a newer version may already have run files this one does not know: they only add
+      checkOrder: false,
+      log: () => {},
+    }),
+  )
   for (const { name } of applied) options.log?.(`applied migration ${name}`)
   return applied.map(({ name }) => name)
 }
 
-async function isUpToDate(connection: ClientConfig, folder: string): Promise<boolean> {
-  const client = new pg.Client(connection)
-  // a connection that breaks fails the query, which is told
-  client.on('error', () => {})
-  await client.connect()
-  try {
+function isUpToDate(connection: ClientConfig, folder: string): Promise<boolean> {
+  return withClient(connection, async client => {
     const { rows: found } = await client.query("select to_regclass('schema_migrations') is not null as there")
     if (!found[0].there) return false
     const { rows } = await client.query<{ name: string }>('select name from schema_migrations')
     const applied = new Set(rows.map(row => row.name))
     const files = (await readdir(folder)).filter(name => name.endsWith('.sql'))
     return files.every(name => applied.has(name.slice(0, -'.sql'.length)))
+  })
+}
+
+/** A connection of its own, closed when this returns: the runner does not wait for the end of one that it makes. */
+async function withClient<T>(connection: ClientConfig, work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client(connection)
+  // a connection that breaks fails the query, which is told; without a listener it would end the process
+  client.on('error', () => {})
+  await client.connect()
+  try {
+    return await work(client)
   } finally {
     await client.end()
   }

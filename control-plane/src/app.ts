@@ -18,6 +18,7 @@ import { type UserRoutes, userRoutes } from './http/users.ts'
 import type { Logger } from './log.ts'
 import type { McpProxy } from './proxy/proxy.ts'
 
+export { listenManifold } from './http/acceptors.ts'
 export type { App, ErrorPages }
 
 /** The listener of the users: MCP traffic, and what tells a load balancer how we are. */

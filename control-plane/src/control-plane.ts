@@ -1,7 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { listenManifold } from './acceptors.ts'
 import { type Activity, createActivity } from './activity.ts'
-import { type App, buildAdminApp, buildPublicApp, type ErrorPages, type Patience } from './app.ts'
+import { type App, buildAdminApp, buildPublicApp, type ErrorPages, listenManifold, type Patience } from './app.ts'
 import { createAttempts } from './attempts.ts'
 import { keepRetention } from './audit.ts'
 import { createBoot } from './boot.ts'

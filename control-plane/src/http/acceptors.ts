@@ -2,7 +2,7 @@ import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { type AddressInfo, createServer, type Server } from 'node:net'
 import type { FastifyListenOptions } from 'fastify'
-import type { App } from './http/server.ts'
+import type { App } from './server.ts'
 
 /**
  * Several listeners on one port, for clients that come all at once, as they do after a restart: libuv takes in one connection

@@ -4,7 +4,7 @@ import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises'
 import fastify from 'fastify'
 import { expect, onTestFinished, test } from 'vitest'
 import { listenManifold } from './acceptors.ts'
-import type { App } from './http/server.ts'
+import type { App } from './server.ts'
 
 function appOf(): App {
   const app = fastify({ forceCloseConnections: 'idle' }) as unknown as App
