@@ -9,6 +9,7 @@ import { type Stack, startStack } from '../support/stack.ts'
 import { childrenOf, needPrograms, openFilesLimit, residentKb } from './proxy/machine.ts'
 import { type Calls, calls } from './proxy/measures.ts'
 import { median, percentile } from './proxy/report.ts'
+import { imageFlags } from './proxy/targets.ts'
 import { clientHeaders, openStreams, roundTrips, type Where } from './proxy/wire.ts'
 
 const image = 'sdp-mcp/instance:bench-fixture'
@@ -40,6 +41,7 @@ export async function workers({ rounds, seconds }: { rounds: number; seconds: nu
         on: { engine: { ...engine, host }, postgres: server.connection },
         environment: {
           SDP_WORKERS: String(count),
+          NODE_OPTIONS: await imageFlags(),
           SDP_INSTANCE_IMAGE: image,
           SDP_INSTANCE_CPUS: String(availableParallelism()),
           SDP_INSTANCE_MEMORY_MB: '1024',
@@ -105,8 +107,8 @@ async function addUser(stack: Stack, username: string): Promise<string> {
   return body.apiKey.key
 }
 
-/** An instance may open 8,192 files, so two users share the streams. */
-const holders = ['holder-1', 'holder-2']
+/** Users who share the streams: Docker's own proxy of a published port opens six files for each connection. */
+const holders = Array.from({ length: 5 }, (_, index) => `holder-${index + 1}`)
 
 /** What ten thousand streams cost, or as many as the workers and this process may open files for: one here, two in a worker. */
 async function holdStreams({ stack, count, pids }: { stack: Stack; count: number; pids: number[] }) {

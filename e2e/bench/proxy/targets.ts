@@ -257,7 +257,7 @@ export async function startControlPlane(postgres: DatabaseConnection): Promise<T
 }
 
 /** The flags of Node that the image of the control plane sets. */
-async function imageFlags(): Promise<string> {
+export async function imageFlags(): Promise<string> {
   const dockerfile = await readFile(join(root, 'docker/control-plane.Dockerfile'), 'utf8')
   return /NODE_OPTIONS="([^"]*)"/.exec(dockerfile)?.[1] ?? ''
 }
