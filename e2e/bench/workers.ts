@@ -44,7 +44,6 @@ export async function workers({ rounds, seconds }: { rounds: number; seconds: nu
           NODE_OPTIONS: await imageFlags(),
           SDP_INSTANCE_IMAGE: image,
           SDP_INSTANCE_CPUS: String(availableParallelism()),
-          SDP_INSTANCE_MEMORY_MB: '1024',
           SDP_USER_REQUESTS_PER_SECOND: '0',
           SDP_USER_CONCURRENT_REQUESTS: '0',
         },

@@ -55,18 +55,17 @@ export async function proxy({ rounds, size }: { rounds: number; size: Size }): P
     const order = [...targets.slice(number % targets.length), ...targets.slice(0, number % targets.length)]
     const streaming = order.filter(({ streams }) => streams)
     for (const { key, connections, query } of plan.calls)
-      for (let window = 0; window < plan.windows; window++)
-        for (const target of query ? streaming : order) {
-          const seconds = number === 0 ? plan.seconds * plan.warmUpWindows : plan.seconds
-          const found = await measure.calls(target, { connections, seconds, folder, query, load: plan.load })
-          // the first round warms up: it compiles code, and fills caches and pools
-          if (number === 0) continue
-          const list = sheets[target.name]!.calls
-          list[key] = [...(list[key] ?? []), found]
-          say(
-            `round ${number}/${plan.rounds} ${key} ${target.name}: ${found.perSecond.toFixed(0)} calls/s, p50 ${found.p50.toFixed(3)} ms, p99 ${found.p99.toFixed(2)} ms, ${found.cpuMicrosPerCall.toFixed(0)} µs CPU a call`,
-          )
-        }
+      for (const target of query ? streaming : order) {
+        const seconds = number === 0 ? plan.seconds * plan.warmUpFactor : plan.seconds
+        const found = await measure.calls(target, { connections, seconds, folder, query, load: plan.load })
+        // the first round warms up: it compiles code, and fills caches and pools
+        if (number === 0) continue
+        const list = sheets[target.name]!.calls
+        list[key] = [...(list[key] ?? []), found]
+        say(
+          `round ${number}/${plan.rounds} ${key} ${target.name}: ${found.perSecond.toFixed(0)} calls/s, p50 ${found.p50.toFixed(3)} ms, p99 ${found.p99.toFixed(2)} ms, ${found.cpuMicrosPerCall.toFixed(0)} µs CPU a call`,
+        )
+      }
     for (const target of streaming) {
       const opening = await measure.streamOpening(target, plan.openings)
       const headers = await measure.silentHeaders(target, Math.ceil(plan.openings / 10))
@@ -111,7 +110,7 @@ export async function proxy({ rounds, size }: { rounds: number; size: Size }): P
 
   async function report(): Promise<void> {
     const [cpu] = cpus()
-    const setting = `${plan.rounds} rounds, ${plan.windows} times ${plan.seconds} s each, Node ${process.versions.node}, ${cpus().length} cores (${cpu?.model.trim()}), at most ${openFilesLimit()} open files; medians.`
+    const setting = `${plan.rounds} rounds of ${plan.seconds} s, Node ${process.versions.node}, ${cpus().length} cores (${cpu?.model.trim()}), at most ${openFilesLimit()} open files; medians.`
     // a folder for each size: what took a minute must not replace what took an hour
     const results = join(import.meta.dirname, '..', 'results', size === 'full' ? '' : size)
     await mkdir(results, { recursive: true })
@@ -164,11 +163,10 @@ type Plan = {
   /** what makes calls; see measure.calls */
   load: 'wrk' | 'node'
   rounds: number
-  /** of one measurement, and how many of them a round has for each target */
+  /** of one measurement of calls */
   seconds: number
-  windows: number
   /** how much longer the measurements of the first round take, which do not count */
-  warmUpWindows: number
+  warmUpFactor: number
   calls: { key: string; connections: number; query?: string }[]
   /** streams opened one after the other in each round */
   openings: number
@@ -190,8 +188,7 @@ const fullPlan = (rounds: number): Plan => ({
   rounds,
   // a window begins with new connections: in one second their first calls are most of the slowest hundredth
   seconds: 3,
-  windows: 1,
-  warmUpWindows: 2,
+  warmUpFactor: 2,
   calls: [
     { key: '1', connections: 1 },
     { key: '16', connections: 16 },
@@ -211,8 +208,7 @@ const shortPlan: Plan = {
   targets: ['direct', 'sdp-mcp', 'configurable-http-proxy', 'bare node'],
   rounds: 2,
   seconds: 1,
-  windows: 1,
-  warmUpWindows: 2,
+  warmUpFactor: 2,
   calls: [
     { key: '1', connections: 1 },
     { key: '16', connections: 16 },
@@ -233,8 +229,7 @@ const smokePlan: Plan = {
   load: 'node',
   rounds: 1,
   seconds: 0.5,
-  windows: 1,
-  warmUpWindows: 1,
+  warmUpFactor: 1,
   calls: [
     { key: '1', connections: 1 },
     { key: '16', connections: 16 },
