@@ -73,6 +73,33 @@ export function cpuMicros(pids: number[]): number {
   return nanos / 1000
 }
 
+/** Time that the host of a virtual machine took of each of these cores since it started, in milliseconds (proc(5), "steal"). */
+function stolenMs(of: number[]): number[] {
+  const lines = readFileSync('/proc/stat', 'utf8').split('\n')
+  // the kernel counts hundredths of a second
+  return of.map(core => Number(lines.find(line => line.startsWith(`cpu${core} `))?.split(' ')[8] ?? 0) * 10)
+}
+
+/**
+ * Measures again, a few times, while the host takes time of the cores that are measured on: a proxy that does not run cannot
+ * answer, and the slowest hundredth of the answers is then the host's.
+ * @returns what was found when it took least, and how often it was measured
+ */
+export async function calmly<T>(work: () => Promise<T>): Promise<{ found: T; stolenShare: number; times: number }> {
+  let best: { found: T; stolenShare: number } | undefined
+  for (let times = 1; ; times++) {
+    const [before, startedAt] = [stolenMs([proxyCore, loadCore]), performance.now()]
+    const found = await work()
+    const took = performance.now() - startedAt
+    const stolen = stolenMs([proxyCore, loadCore]).map((ms, index) => ms - before[index]!)
+    const stolenShare = Math.max(...stolen) / took
+    if (!best || stolenShare < best.stolenShare) best = { found, stolenShare }
+    if (best.stolenShare <= calmShare || times === mostTimes) return { ...best, times }
+  }
+}
+const calmShare = 0.02
+const mostTimes = 4
+
 /** Resident memory of these processes in KB. */
 export function residentKb(pids: number[]): number {
   let sum = 0
