@@ -65,6 +65,9 @@ export async function proxy({ rounds, size }: { rounds: number; size: Size }): P
           await measure.calls(target, { ...settings, seconds: seconds * warmUpFactor })
           continue
         }
+        // V8 throws compiled code away when a full collection finds no object left that it is compiled for, so after a rest
+        // each program of Node's learns again
+        await measure.calls(target, { ...settings, seconds: plan.warmUpSeconds })
         const { found, stolenShare, times } = await calmly(() => measure.calls(target, settings))
         stolenShares.push(stolenShare)
         repeated += times - 1
@@ -123,7 +126,7 @@ export async function proxy({ rounds, size }: { rounds: number; size: Size }): P
       stolenShares.length === 0
         ? ''
         : `The host took ${percent(percentile(stolenShares, 50))} of a core while calls were counted (median; at most ${percent(Math.max(...stolenShares))}); ${repeated} of ${stolenShares.length + repeated} counts were done again because it took more than 2 %.`
-    const setting = `${plan.rounds} rounds of ${plan.seconds} s, Node ${process.versions.node}, ${cpus().length} cores (${cpu?.model.trim()}), at most ${openFilesLimit()} open files; medians. ${host}`
+    const setting = `${plan.rounds} rounds of ${plan.seconds} s, each after ${plan.warmUpSeconds} s that did not count, Node ${process.versions.node}, ${cpus().length} cores (${cpu?.model.trim()}), at most ${openFilesLimit()} open files; medians. ${host}`
     // a folder for each size: what took a minute must not replace what took an hour
     const results = join(import.meta.dirname, '..', 'results', size === 'full' ? '' : size)
     await mkdir(results, { recursive: true })
@@ -180,6 +183,8 @@ type Plan = {
   seconds: number
   /** how much longer the measurements of the first round take, which do not count */
   warmUpFactor: number
+  /** of calls before each measurement, which do not count */
+  warmUpSeconds: number
   calls: { key: string; connections: number; query?: string }[]
   /** streams opened one after the other in each round */
   openings: number
@@ -202,6 +207,7 @@ const fullPlan = (rounds: number): Plan => ({
   // a window begins with new connections: in one second their first calls are most of the slowest hundredth
   seconds: 3,
   warmUpFactor: 2,
+  warmUpSeconds: 1,
   calls: [
     { key: '1', connections: 1 },
     { key: '16', connections: 16 },
@@ -222,6 +228,7 @@ const shortPlan: Plan = {
   rounds: 2,
   seconds: 1,
   warmUpFactor: 2,
+  warmUpSeconds: 0.5,
   calls: [
     { key: '1', connections: 1 },
     { key: '16', connections: 16 },
@@ -243,6 +250,7 @@ const smokePlan: Plan = {
   rounds: 1,
   seconds: 0.5,
   warmUpFactor: 1,
+  warmUpSeconds: 0.1,
   calls: [
     { key: '1', connections: 1 },
     { key: '16', connections: 16 },
