@@ -174,6 +174,15 @@ test('it starts while a user is suspended and another is being removed', async (
   expect(await started.exit, started.output()).toBe(0)
 })
 
+test('V8 knows what it is asked for', async () => {
+  const started = await start()
+  await listening(started)
+  // it tells of a flag that it does not know, and goes on without it
+  expect(started.output()).not.toMatch(/unrecognized flag|Try --help/i)
+  started.child.kill('SIGTERM')
+  expect(await started.exit).toBe(0)
+})
+
 test('asked to end, it ends streams, lets a call finish, closes what is kept open for the next request, and exits with 0', async () => {
   const started = await start()
   await listening(started)

@@ -34,9 +34,9 @@ type Open = {
 
 /**
  * The exchanges of one user: a ring that begins and ends with `anchor`, which is none of them. What is taken out points at
- * nothing any more. A set, or an array, that grows and shrinks with each request leaves its earlier tables behind; V8 counts
- * those as alive until the next full collection once they are old, with all the dead requests that they name, which was up to
- * a fifth of the CPU time, a hundred megabytes and the worst of the latencies.
+ * nothing any more. A set that grows and shrinks with each request leaves its earlier tables behind; V8 counts those as
+ * alive until the next full collection once they are old, with all the dead requests that they name, which was a fifth of
+ * the CPU time.
  */
 type OfUser = { anchor: Open; count: number }
 
