@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { cpus, setPriority, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startTemplateServer } from '@sdp-mcp/migrations/testing'
-import { calmly, installCompared, loadCore, needPrograms, openFilesLimit, pin, turns } from './machine.ts'
+import { calmly, calmShare, installCompared, loadCore, needPrograms, openFilesLimit, pin, turns } from './machine.ts'
 import * as measure from './measures.ts'
 import { bars, emptySheet, markdown, percentile, plot, type Sheets } from './report.ts'
 import { type Instance, starters, startInstance, type Target, type TargetName } from './targets.ts'
@@ -125,7 +125,7 @@ export async function proxy({ rounds, size }: { rounds: number; size: Size }): P
     const host =
       stolenShares.length === 0
         ? ''
-        : `The host took ${percent(percentile(stolenShares, 50))} of a core while calls were counted (median; at most ${percent(Math.max(...stolenShares))}); ${repeated} of ${stolenShares.length + repeated} counts were done again because it took more than 2 %.`
+        : `The host took ${percent(percentile(stolenShares, 50))} of a core while calls were counted (median; at most ${percent(Math.max(...stolenShares))}); ${repeated} of ${stolenShares.length + repeated} counts were done again because it took more than ${percent(calmShare)}.`
     const setting = `${plan.rounds} rounds of ${plan.seconds} s, each after ${plan.warmUpSeconds} s that did not count, Node ${process.versions.node}, ${cpus().length} cores (${cpu?.model.trim()}), at most ${openFilesLimit()} open files; medians. ${host}`
     // a folder for each size: what took a minute must not replace what took an hour
     const results = join(import.meta.dirname, '..', 'results', size === 'full' ? '' : size)
@@ -183,7 +183,7 @@ type Plan = {
   seconds: number
   /** how much longer the measurements of the first round take, which do not count */
   warmUpFactor: number
-  /** of calls before each measurement, which do not count */
+  /** of calls before each measurement, which do not count; wrk takes whole seconds only */
   warmUpSeconds: number
   calls: { key: string; connections: number; query?: string }[]
   /** streams opened one after the other in each round */
@@ -228,7 +228,7 @@ const shortPlan: Plan = {
   rounds: 2,
   seconds: 1,
   warmUpFactor: 2,
-  warmUpSeconds: 0.5,
+  warmUpSeconds: 1,
   calls: [
     { key: '1', connections: 1 },
     { key: '16', connections: 16 },
