@@ -116,7 +116,7 @@ test('metrics tell states, wakes, bytes, streams and the SDP API, and name nobod
     const { body } = await stack.admin('GET', '/metrics')
     return /^sdp_mcp_instances\{state="ready"\} 1$/m.test(body) && body
   })
-  for (const pattern of [
+  const expected = [
     /^sdp_mcp_leader 1$/m,
     /^sdp_mcp_instance_start_seconds_count\{kind="wake"\} [1-9]/m,
     /^sdp_mcp_instance_start_seconds_count\{kind="start"\} 1$/m,
@@ -129,8 +129,10 @@ test('metrics tell states, wakes, bytes, streams and the SDP API, and name nobod
     /^sdp_mcp_upstream_request_seconds_count\{module="requests"\} [1-9]/m,
     /^sdp_mcp_token_mints_total [1-9]/m,
     /^nodejs_eventloop_lag_p99_seconds /m,
-  ])
-    expect(text).toMatch(pattern)
+  ]
+  const counted = text.split('\n').filter(line => /^sdp_mcp_\w+?(?<!_bucket)[{ ]/.test(line))
+  const missing = expected.filter(pattern => !pattern.test(text))
+  expect(missing, counted.join('\n')).toEqual([])
   expect(text).not.toMatch(/alice/)
 })
 

@@ -145,6 +145,40 @@ describe('an instance', () => {
     expect(engine.starts).toBe(1)
   })
 
+  test('counts as started once, however often it is looked at while it comes up', async () => {
+    const engine = createMemoryEngine()
+    engine.bootMs = 300
+    const runtime = createMemoryRuntime(engine)
+    let release = () => {}
+    let held: Promise<void> | undefined
+    const seen: string[] = []
+    const { fleet } = await open({
+      engine,
+      runtime: {
+        ...runtime,
+        list: async userId => {
+          const found = await runtime.list(userId)
+          await held
+          return found
+        },
+      },
+      observe: { ready: kind => seen.push(kind), failed() {}, led() {}, swept() {} },
+    })
+    const userId = await addUser()
+    const route = fleet.ensureReady(userId, ready)
+    await eventually('coming up', async () => (await known(userId))?.state === 'starting')
+    held = new Promise(done => (release = done))
+    const look = fleet.reconcile(userId)
+    await route
+    expect(seen).toEqual(['start'])
+    // what this look knows is from before the instance answered
+    release()
+    await look
+    await delay(200)
+    expect(seen).toEqual(['start'])
+    expect((await known(userId)).state).toBe('ready')
+  })
+
   test('is started once by two control planes', async () => {
     const one = await open()
     const two = await open({ engine: one.engine })

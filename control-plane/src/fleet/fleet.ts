@@ -419,7 +419,6 @@ export function createFleet(options: FleetOptions): Fleet {
     signal: closing.signal,
     async onAnswer(subject, { id, address, generation }, { tookMs, signal }) {
       const { userId, username } = subject.wanted
-      const wasReady = subject.row?.state === 'ready'
       const noted = await table.markReady(userId, id, address)
       // somebody decided otherwise while it came up
       if (!noted || signal.aborted) throw superseded()
@@ -428,7 +427,7 @@ export function createFleet(options: FleetOptions): Fleet {
       const route = { address, generation, draining: noted.draining }
       setRoute(userId, route)
       log.info({ userId, username, tookMs }, 'fleet.instance.ready')
-      if (!wasReady) observe?.ready(woken.delete(userId) ? 'wake' : 'start', tookMs)
+      if (noted.isNew) observe?.ready(woken.delete(userId) ? 'wake' : 'start', tookMs)
       return route
     },
     async onTimeout({ wanted: { userId }, row }) {

@@ -231,26 +231,32 @@ export function createInstanceTable({
     },
 
     /**
-     * @returns where sessions of before a move still are; undefined when somebody decided otherwise while the container
-     *   came up
+     * @returns whether it was not ready before, by the very row that is written, and where sessions of before a move still
+     *   are; undefined when somebody decided otherwise while the container came up
      */
     async markReady(
       userId: string,
       containerId: string,
       address: string,
-    ): Promise<{ draining: { address: string; generation: number } | null } | undefined> {
-      const [noted] = await db.query<{ address: string | null; generation: number }>(
-        `with written as (
-           update instances set state = 'ready', reason_code = null, reason = null, retry_at = null, address = $3,
-                  changed_at = case when state = 'ready' then changed_at else $4 end
-            where user_id = $1 and container_id = $2 and state in ('starting', 'ready') returning user_id)
-         select pg_notify($5, $6 || ' ' || w.user_id), m.address, m.generation::integer
+    ): Promise<{ isNew: boolean; draining: { address: string; generation: number } | null } | undefined> {
+      const [noted] = await db.query<{ before: InstanceState; address: string | null; generation: number }>(
+        `with found as (
+           select user_id, state from instances
+            where user_id = $1 and container_id = $2 and state in ('starting', 'ready') for update),
+         written as (
+           update instances i set state = 'ready', reason_code = null, reason = null, retry_at = null, address = $3,
+                  changed_at = case when i.state = 'ready' then changed_at else $4 end
+             from found where i.user_id = found.user_id returning i.user_id, found.state as before)
+         select pg_notify($5, $6 || ' ' || w.user_id), w.before, m.address, m.generation::integer
            from written w left join instance_moves m on m.user_id = w.user_id and m.phase = 'draining'`,
         [userId, containerId, address, new Date(now()), instanceChannel, origin],
       )
-      return (
-        noted && { draining: noted.address === null ? null : { address: noted.address, generation: noted.generation } }
-      )
+      if (!noted) return undefined
+      const { before, address: drainingAddress, generation } = noted
+      return {
+        isNew: before !== 'ready',
+        draining: drainingAddress === null ? null : { address: drainingAddress, generation },
+      }
     },
 
     /** A client that connects starts what an admin had stopped. */
