@@ -13,6 +13,8 @@ export type ContainerPlace = {
   /** lines for /etc/hosts of instances */
   extraHosts: readonly string[]
   isRestricted: boolean
+  /** whether an address is one of this machine's own */
+  isOwnAddress: (address: string) => boolean
 }
 
 const unprivilegedUser = '10001:10001'
@@ -79,13 +81,20 @@ export function containerDefinition(
   return body
 }
 
+/**
+ * Where the control plane reaches a container. On the engine's own host that is the container's address as well, and the
+ * published port only where the engine is elsewhere behind it, as with a virtual machine or without root: there the
+ * network's gateway is no address of this machine. The way by the port leads through a proxy of the engine, which takes
+ * connections for a container that is gone, opens six files for each, and copies every byte twice.
+ */
 function address(
   place: ContainerPlace,
-  ports: { port: string | undefined; networks: Record<string, { IPAddress: string }> | undefined },
+  found: { port: string | undefined; networks: Record<string, { IPAddress: string; Gateway: string }> | undefined },
 ) {
-  if (place.reach === 'loopback') return `http://127.0.0.1:${ports.port}`
-  const ip = Object.entries(ports.networks ?? {}).find(([name]) => name.startsWith(place.ownership.networkPrefix))?.[1]
-  return ip?.IPAddress ? `http://${ip.IPAddress}:${ports.port}` : null
+  const on = Object.entries(found.networks ?? {}).find(([name]) => name.startsWith(place.ownership.networkPrefix))?.[1]
+  const direct = on?.IPAddress ? `http://${on.IPAddress}:${found.port}` : null
+  if (place.reach === 'network') return direct
+  return on && place.isOwnAddress(on.Gateway) ? direct : `http://127.0.0.1:${found.port}`
 }
 
 /** A container looked at by itself, with every detail. */

@@ -249,6 +249,18 @@ describe.skipIf(withoutDocker)('on a Docker engine', () => {
       await small.close()
     }, 30_000)
 
+    test('an instance is reached by its own address on the engine’s host, and by its published port from elsewhere', async () => {
+      const here = await startAnswering({ username: 'here' })
+      expect(here.address).toMatch(/^http:\/\/10\.213\.\d+\.\d+:\d+$/)
+      // as with an engine in a virtual machine, whose networks are not ours
+      const elsewhere = open({ isOwnAddress: () => false })
+      const published = `http://127.0.0.1:${new URL(here.address).port}`
+      expect((await elsewhere.list(here.userId))[0]).toMatchObject({ id: here.id, address: published })
+      expect((await elsewhere.list()).map(({ address }) => address)).toEqual([published])
+      await answering(published, here.userId, here.generation)
+      await elsewhere.close()
+    })
+
     test('with reach "network" nothing is published and the control plane’s container and peers join the user’s network', async () => {
       const label = `com.sdp-mcp.installation=${installation}`
       const bystander = (name: string) =>

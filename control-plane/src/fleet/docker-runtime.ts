@@ -13,6 +13,7 @@ import { engineStatus, isGone, isWithoutNetwork } from './docker-errors.ts'
 import { label, type Owner, ownershipOf } from './docker-labels.ts'
 import { demultiplex } from './docker-logs.ts'
 import { createDockerNetworks } from './docker-networks.ts'
+import { createOwnAddresses } from './own-addresses.ts'
 import { type InstanceSpec, type ObservedInstance, type Runtime, RuntimeError } from './runtime.ts'
 import { networkPeers } from './subnets.ts'
 
@@ -24,7 +25,8 @@ export type DockerRuntimeOptions = {
   /** name of this installation; containers of other installations on the same engine are never touched */
   installation: string
   /**
-   * `loopback`: the control plane runs on the Docker host; each instance's port is published on 127.0.0.1.
+   * `loopback`: the control plane runs on the Docker host; each instance's port is published on 127.0.0.1, and used where
+   * the container's own address cannot be.
    * `network`: the control plane is a container; nothing is published, it joins each user's network instead.
    */
   reach: 'loopback' | 'network'
@@ -38,13 +40,15 @@ export type DockerRuntimeOptions = {
   extraHosts?: readonly string[]
   /** whether users' networks lead out; `restricted` needs reach "network" */
   egress?: 'open' | 'restricted'
+  /** whether an address is one of this machine's own; asked for the gateways of users' networks */
+  isOwnAddress?: (address: string) => boolean
   log: Logger
 }
 
 const pingTimeoutMs = 3_000
 
 export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
-  const { installation, reach, networkPool, extraHosts = [], log } = options
+  const { installation, reach, networkPool, extraHosts = [], isOwnAddress = createOwnAddresses().has, log } = options
   if (reach === 'network' && !options.controlPlaneContainer)
     throw new Error('reach "network" needs the name of the control plane’s own container')
   const isRestricted = options.egress === 'restricted'
@@ -52,7 +56,7 @@ export function createDockerRuntime(options: DockerRuntimeOptions): Runtime {
   const engine = createDockerEngine(options.engine)
   const { docker, ask, open, closing, inspectContainer } = engine
   const ownership = ownershipOf(installation)
-  const place: ContainerPlace = { ownership, reach, extraHosts, isRestricted }
+  const place: ContainerPlace = { ownership, reach, extraHosts, isRestricted, isOwnAddress }
   const networks = createDockerNetworks({
     engine,
     ownership,
