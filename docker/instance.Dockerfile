@@ -15,11 +15,12 @@ RUN sh docker/bundle-inside.sh instance /app
 FROM scratch
 COPY --from=base /root-file-system/ /
 COPY --from=build /app/ /app/
-# The heap limit follows the container's memory limit and leaves room for buffers, stacks and code. The rest is about
-# memory while nobody works: little room for young objects, garbage collected once the instance is quiet (trim.ts), and
-# one arena of the C library whose free end goes back to the kernel. Measured in docs/performance-instance.md.
+# The heap limit follows the container's memory limit and leaves room for buffers, stacks and code; room for young objects,
+# too, is bounded for its sake. The rest is about memory while nobody works: garbage collected once the instance is quiet,
+# which gives the room for young objects back as well (trim.ts), and one arena of the C library whose free end goes back
+# to the kernel. Measured in docs/performance-instance.md.
 ENV PATH=/usr/local/bin NODE_ENV=production \
-    NODE_OPTIONS="--max-old-space-size-percentage=65 --max-semi-space-size=1 --expose-gc" \
+    NODE_OPTIONS="--max-old-space-size-percentage=65 --max-semi-space-size=8 --expose-gc" \
     MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=65536
 WORKDIR /app
 USER 10001:10001

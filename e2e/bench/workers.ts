@@ -106,7 +106,7 @@ async function addUser(stack: Stack, username: string): Promise<string> {
   return body.apiKey.key
 }
 
-/** Users who share the streams: Docker's own proxy of a published port opens six files for each connection. */
+/** Users who share the streams: an instance may open 8,192 files, too. */
 const holders = Array.from({ length: 5 }, (_, index) => `holder-${index + 1}`)
 
 /** What ten thousand streams cost, or as many as the workers and this process may open files for: one here, two in a worker. */

@@ -228,6 +228,14 @@ describe('a call in flight', () => {
   })
 })
 
+test('V8 knows what it is asked for', async () => {
+  const { exit, stdout, stderr } = start(['--version'], {})
+  expect(await exit).toBe(0)
+  expect(stdout()).toMatch(/^\d+\.\d+\.\d+\n$/)
+  // it tells of a flag that it does not know, and goes on without it
+  expect(stderr()).toBe('')
+})
+
 describe('one person alone', () => {
   async function environment(user: string, more: Record<string, string> = {}): Promise<Record<string, string>> {
     const { code, clientId, clientSecret } = simulator.createGrantCode({ user })

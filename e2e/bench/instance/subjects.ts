@@ -30,7 +30,7 @@ export const sample = 'SDK sample server'
 
 /** As the image sets them. */
 const instanceEnvironment = {
-  NODE_OPTIONS: '--max-old-space-size-percentage=65 --max-semi-space-size=1 --expose-gc',
+  NODE_OPTIONS: '--max-old-space-size-percentage=65 --max-semi-space-size=8 --expose-gc',
   MALLOC_ARENA_MAX: '1',
   MALLOC_TRIM_THRESHOLD_: '65536',
   NODE_ENV: 'production',
