@@ -26,7 +26,12 @@ async function snapshotOf(name: string, program: string): Promise<() => Promise<
   await writeFile(join(folder, `${name}.json`), JSON.stringify({ builder: `${name}.cjs`, withoutCodeCache: true }))
   const blob = join(folder, `${name}.blob`)
   await run(process.execPath, ['--snapshot-blob', blob, '--build-snapshot-config', `${name}.json`], { cwd: folder })
-  return async () => (await run(process.execPath, ['--snapshot-blob', blob, join(folder, `${name}.cjs`)])).stdout
+  return async () => {
+    const { stdout, stderr } = await run(process.execPath, ['--snapshot-blob', blob, join(folder, `${name}.cjs`)])
+    // V8 tells there of a flag that it does not know
+    expect(stderr).toBe('')
+    return stdout
+  }
 }
 
 test('what is drawn after the start differs between instances of one snapshot, and their environment is their own', async () => {

@@ -8,7 +8,7 @@ import { type InstanceSpec, limitsKey, type ObservedInstance } from './runtime.t
 
 export type ContainerPlace = {
   ownership: Ownership
-  /** whether the control plane reaches instances by a port of the host, or is on their networks */
+  /** whether the control plane runs on the engine's host, or is a container on the networks of instances */
   reach: 'loopback' | 'network'
   /** lines for /etc/hosts of instances */
   extraHosts: readonly string[]

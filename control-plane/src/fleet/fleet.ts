@@ -427,7 +427,8 @@ export function createFleet(options: FleetOptions): Fleet {
       const route = { address, generation, draining: noted.draining }
       setRoute(userId, route)
       log.info({ userId, username, tookMs }, 'fleet.instance.ready')
-      if (noted.isNew) observe?.ready(woken.delete(userId) ? 'wake' : 'start', tookMs)
+      const slept = woken.delete(userId)
+      if (noted.isNew) observe?.ready(slept ? 'wake' : 'start', tookMs)
       return route
     },
     async onTimeout({ wanted: { userId }, row }) {

@@ -1,7 +1,7 @@
 import { type Db, type Queryable, sqlState } from '../db.ts'
 import type { InstanceState, Known, Wanted } from './plan.ts'
 
-/** Reads what is wanted and known of users, and writes tables instances and instance_moves. Everything here runs under the user's lock. */
+/** Reads what is wanted and known of users, and writes tables instances and instance_moves. Everything here runs under the user's lock, but for `markReady`, whose row decides. */
 
 export type InstanceRow = Known & {
   port: number | null
