@@ -121,6 +121,28 @@ test.each(answers)('an answer %s is heard the same however it is cut', async (_n
   expect(sockets).toHaveLength(1)
 })
 
+test('an instance is asked as its own machine, whatever address it has', async () => {
+  const seen: string[] = []
+  const server = createServer(socket => {
+    socket.on('error', () => {})
+    socket.once('data', chunk => {
+      seen.push(chunk.toString('latin1'))
+      socket.end('HTTP/1.1 204 No Content\r\n\r\n')
+    })
+  })
+  // all of 127.0.0.0/8 is this machine
+  await new Promise<void>(done => server.listen(0, '127.0.0.2', done))
+  const { port } = server.address() as { port: number }
+  const upstream = createUpstream(`http://127.0.0.2:${port}`)
+  cleanups.push(
+    () => server.close(),
+    () => upstream.destroy(),
+  )
+  const { heard, over } = send(upstream)
+  await over()
+  expect([heard.status, seen[0]]).toEqual([204, expect.stringContaining(`\r\nhost: 127.0.0.1:${port}\r\n`)])
+})
+
 test('an answer is heard the same when every byte comes alone', async () => {
   const { upstream } = await instance(async (socket, nth) => {
     for (const byte of answers[nth]![1]) {

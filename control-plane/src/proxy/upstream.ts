@@ -62,11 +62,13 @@ export const readBytes = 64 * 1024
 
 /** @param address - `http://host:port` */
 export function createUpstream(address: string): Upstream {
-  const { hostname, port, host } = new URL(address)
+  const { hostname, port } = new URL(address)
   const connections: Connections = {
     hostname,
     port: Number(port || 80),
-    host,
+    // Whatever address it has: servers built on the official SDK refuse names and addresses but those of their own machine,
+    // against web pages that have their name lead there (DNS rebinding).
+    host: `127.0.0.1:${port || 80}`,
     idle: [],
     all: new Set(),
     retired: false,
@@ -101,6 +103,7 @@ export function createUpstream(address: string): Upstream {
 type Connections = {
   hostname: string
   port: number
+  /** what the instance reads as its name */
   host: string
   /** the last one used is the next one used, so that surplus ones grow old */
   idle: Connection[]
