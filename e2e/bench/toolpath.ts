@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -11,7 +11,7 @@ import Docker from 'dockerode'
 import { Agent, request } from 'undici'
 import { findEngine } from '../../control-plane/evaluation/docker-engine.ts'
 import { eventually, type Stack, startStack } from '../support/stack.ts'
-import { calmly } from './proxy/machine.ts'
+import { calmly, cpuMicros } from './proxy/machine.ts'
 
 /**
  * What the way to ServiceDesk Plus adds to a call of it: the very calls that a tool makes, made directly at a simulator that
@@ -166,25 +166,13 @@ async function measure(ways: Way[], { rounds, calls, isWarm }: State): Promise<S
 
 async function sampleOf({ call, pids }: Way, calls: number): Promise<Sample> {
   const times: number[] = []
-  const before = await cpuMsOf(pids)
+  const before = cpuMicros(pids)
   for (let at = 0; at < calls; at++) {
     const startedAt = performance.now()
     await call()
     times.push(performance.now() - startedAt)
   }
-  return { times, cpuMs: (await cpuMsOf(pids)) - before }
-}
-
-/** Of all threads of these processes. Linux only. */
-async function cpuMsOf(pids: number[]): Promise<number> {
-  let total = 0
-  for (const pid of pids)
-    for (const thread of await readdir(`/proc/${pid}/task`)) {
-      // a thread may end between the two looks
-      const told = await readFile(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').catch(() => '0')
-      total += Number(told.split(' ')[0]) / 1_000_000
-    }
-  return total
+  return { times, cpuMs: (cpuMicros(pids) - before) / 1000 }
 }
 
 /** Pid, as this machine sees it, of the program in the only container: below docker-init. */

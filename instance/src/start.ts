@@ -22,16 +22,14 @@ if (startupSnapshot.isBuildingSnapshot()) {
  * @param rehearse - done once while a snapshot is made; what it compiles is part of it
  */
 export function start(main: () => void, rehearse: () => void): void {
-  if (startupSnapshot.isBuildingSnapshot()) {
-    startupSnapshot.setDeserializeMainFunction(() => {
-      compileSooner()
-      main()
-    })
-    rehearse()
-    return
+  const begin = () => {
+    compileSooner()
+    main()
   }
-  compileSooner()
-  main()
+  if (startupSnapshot.isBuildingSnapshot()) {
+    startupSnapshot.setDeserializeMainFunction(begin)
+    rehearse()
+  } else begin()
 }
 
 /**
