@@ -41,7 +41,7 @@ export async function workers({ rounds, seconds }: { rounds: number; seconds: nu
         on: { engine: { ...engine, host }, postgres: server.connection },
         environment: {
           SDP_WORKERS: String(count),
-          NODE_OPTIONS: await imageFlags(),
+          NODE_OPTIONS: await imageFlags('control-plane'),
           SDP_INSTANCE_IMAGE: image,
           SDP_INSTANCE_CPUS: String(availableParallelism()),
           SDP_USER_REQUESTS_PER_SECOND: '0',

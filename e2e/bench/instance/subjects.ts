@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { build } from 'esbuild'
+import { imageFlags } from '../proxy/targets.ts'
 
 const run = promisify(execFile)
 const root = dirname(dirname(dirname(import.meta.dirname)))
@@ -28,9 +29,8 @@ export const floor = 'bare node server'
 export const commonJsFloor = 'bare node server, CommonJS'
 export const sample = 'SDK sample server'
 
-/** As the image sets them. */
+/** As the image sets them, beside Node's flags. */
 const instanceEnvironment = {
-  NODE_OPTIONS: '--max-old-space-size-percentage=65 --max-semi-space-size=8 --expose-gc',
   MALLOC_ARENA_MAX: '1',
   MALLOC_TRIM_THRESHOLD_: '65536',
   NODE_ENV: 'production',
@@ -89,7 +89,7 @@ export async function prepareSubjects(image: string, dockerHost: string) {
       environment: ['SDP_BOOT=stdin'],
       admission: bootAndStatement,
       args: ['--snapshot-blob', blob, join(dist, 'main.cjs')],
-      fileEnvironment: { ...instanceEnvironment, SDP_BOOT: 'stdin' },
+      fileEnvironment: { ...instanceEnvironment, NODE_OPTIONS: await imageFlags('instance'), SDP_BOOT: 'stdin' },
     },
     reference(floor, 'bare.mjs'),
     reference(commonJsFloor, 'bare.cjs'),

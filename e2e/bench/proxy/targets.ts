@@ -205,7 +205,7 @@ export async function startControlPlane(postgres: DatabaseConnection): Promise<T
       SDP_CLIENT_ID: 'bench',
       SDP_CLIENT_SECRET: 'bench',
       // other flags to try, or --cpu-prof --cpu-prof-dir=... to see where the time goes
-      NODE_OPTIONS: process.env.SDP_BENCH_NODE_OPTIONS ?? (await imageFlags()),
+      NODE_OPTIONS: process.env.SDP_BENCH_NODE_OPTIONS ?? (await imageFlags('control-plane')),
     },
   })
   // it listens for users first
@@ -256,9 +256,9 @@ export async function startControlPlane(postgres: DatabaseConnection): Promise<T
   }
 }
 
-/** The flags of Node that the image of the control plane sets. */
-export async function imageFlags(): Promise<string> {
-  const dockerfile = await readFile(join(root, 'docker/control-plane.Dockerfile'), 'utf8')
+/** The flags of Node that the image sets. */
+export async function imageFlags(image: 'control-plane' | 'instance'): Promise<string> {
+  const dockerfile = await readFile(join(root, `docker/${image}.Dockerfile`), 'utf8')
   return /NODE_OPTIONS="([^"]*)"/.exec(dockerfile)?.[1] ?? ''
 }
 
