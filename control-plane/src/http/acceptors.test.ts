@@ -1,4 +1,4 @@
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises'
 import fastify from 'fastify'
@@ -6,11 +6,13 @@ import { expect, onTestFinished, test } from 'vitest'
 import { listenManifold } from './acceptors.ts'
 import type { App } from './server.ts'
 
-function appOf(): App {
+/** says `request` for each request of /slow, which is answered when it hears `go on` */
+function appOf(underWay = new EventEmitter()): App {
   const app = fastify({ forceCloseConnections: 'idle' }) as unknown as App
   app.get('/', async () => 'here')
   app.get('/slow', async () => {
-    await delay(300)
+    underWay.emit('request')
+    await once(underWay, 'go on')
     return 'at last'
   })
   onTestFinished(() => app.close().then(() => {}))
@@ -60,11 +62,22 @@ test('a second server on the port is refused, and finds it free when the first h
 })
 
 test('closing waits for requests under way at each listener', async () => {
-  const app = appOf()
+  const underWay = new EventEmitter().setMaxListeners(32)
+  const app = appOf(underWay)
   await listenManifold(app, { host, port: 0 })
   const url = `http://${host}:${portOf(app)}/slow`
+  // a connection that no listener has taken in yet is reset when they close, so all of them have to be
+  const allUnderWay = new Promise<void>(done => {
+    let requests = 0
+    underWay.on('request', () => ++requests === 32 && done())
+  })
   const answers = Array.from({ length: 32 }, () => fetch(url, { headers: { connection: 'close' } }).then(a => a.text()))
-  await delay(100)
-  await Promise.all([app.close(), Promise.all(answers)])
+  await Promise.race([allUnderWay, Promise.all(answers)])
+  let closed = false
+  const closing = app.close().then(() => (closed = true))
+  await delay(50)
+  expect(closed).toBe(false)
+  underWay.emit('go on')
+  await closing
   expect(new Set(await Promise.all(answers))).toEqual(new Set(['at last']))
 })
