@@ -334,9 +334,9 @@ test('retiring ends idle connections at once and busy ones with their call', asy
 })
 
 test('destroying fails the calls under way', async () => {
-  const { upstream } = await instance(() => {})
+  const { upstream, seen } = await instance(() => {})
   const calls = [...Array(3)].map(() => send(upstream))
-  await delay(50)
+  await eventually('under way', () => seen.length === 3)
   upstream.destroy()
   expect(calls.map(({ heard }) => heard.end)).toEqual(['reached', 'reached', 'reached'])
 })
