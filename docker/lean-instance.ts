@@ -183,10 +183,11 @@ export function lazySource(tools: readonly Tool[], source: string): string {
   })
   return `function tool(facts, published, load) {
   let shown
+  let loaded
   return {
     ...facts,
     get published() { return shown ??= JSON.parse(published) },
-    run: async (args, call) => (await load()).run(args, call),
+    run: async (args, call) => (loaded ??= await load()).run(args, call),
   }
 }
 export const catalogue = [\n${entries.join(',\n')}\n]\n`

@@ -36,7 +36,7 @@ export function buildServer(
     tools: (await session.offered()).map(tool => tool.published),
   }))
   mcp.server.setRequestHandler(CallToolRequestSchema, async (request, extra) => {
-    const tool = (await session.offered()).find(({ name }) => name === request.params.name)
+    const tool = await session.find(request.params.name)
     if (!tool) throw new McpError(ErrorCode.InvalidParams, session.absence(request.params.name))
     return session.run(tool, request.params.arguments, extra)
   })

@@ -41,6 +41,8 @@ export type Extra = RequestHandlerExtra<ServerRequest, ServerNotification>
 export interface Session {
   /** The tools of this session, as granted at the moment. */
   offered(): Promise<readonly Tool[]>
+  /** One of these tools; undefined when it is not among them. */
+  find(name: string): Promise<Tool | undefined>
   /** Runs a tool for a client; never throws, failures are results. */
   run(tool: Tool, args: unknown, extra: Extra): Promise<CallToolResult>
   /** Runs a tool on behalf of a resource or a prompt. @throws Error with the text a model can act on */
@@ -67,14 +69,15 @@ export function createSession(
     by.includes(toolset) && (alsoNeeds === undefined || by.includes(alsoNeeds))
   const allowed = catalogue.filter(tool => isAllowed(tool, toolsets) && !(readOnly && tool.effect !== 'read'))
 
-  let judged: { granted: readonly string[]; offered: readonly Tool[]; call: ToolCall['session'] } | undefined
+  let judged: { granted: readonly string[]; offered: ReadonlyMap<string, Tool>; call: ToolCall['session'] } | undefined
 
   /** What the granted scopes leave of the tools; worked out again when they were read again. */
   async function judge(): Promise<NonNullable<typeof judged>> {
     const granted = await services.grants.scopes()
     if (judged?.granted !== granted) {
-      const offered = allowed.filter(tool => tool.scopes.every(scope => covers(granted, scope)))
-      const tools = offered.map(({ name }) => name)
+      const covered = allowed.filter(tool => tool.scopes.every(scope => covers(granted, scope)))
+      const offered = new Map(covered.map(tool => [tool.name, tool]))
+      const tools = [...offered.keys()]
       judged = { granted, offered, call: { toolsets, readOnly, tools, missingScopes: missingScopes(granted) } }
     }
     return judged
@@ -142,7 +145,8 @@ export function createSession(
   }
 
   return {
-    offered: async () => (await judge()).offered,
+    offered: async () => [...(await judge()).offered.values()],
+    find: async name => (await judge()).offered.get(name),
     mayOffer: name => allowed.some(tool => tool.name === name),
     absence,
     async run(tool, args, extra) {
@@ -155,7 +159,7 @@ export function createSession(
       }
     },
     async read(toolName, args, extra) {
-      const tool = (await judge()).offered.find(({ name }) => name === toolName)
+      const tool = (await judge()).offered.get(toolName)
       if (!tool) throw new ToolFailure(absence(toolName))
       return perform(tool, args, extra)
     },

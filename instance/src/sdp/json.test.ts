@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { at, instant, mapValues, name, parseLossless } from './json.ts'
+import { at, instant, name, parseLossless, setOwn } from './json.ts'
 
 it('keeps every digit of ids that SDP sends as numbers', () => {
   const parsed = parseLossless('{"id":990000000000101001,"list":[123640000000240013],"small":12,"half":0.5,"big":1e21}')
@@ -34,12 +34,11 @@ it('digits are kept wherever a long number stands, and a number in a text stays 
     expect(parseLossless(sent), sent).toEqual(read)
 })
 
-it('changed values keep their keys and their order, whatever the keys are', () => {
+it('a property is set whatever its name is, and never a prototype', () => {
   const given = JSON.parse('{"b":1,"__proto__":{"admin":true},"a":2,"7":3,"constructor":4}')
-  const changed = mapValues(given, (value, key) =>
-    key === 'a' ? undefined : typeof value === 'number' ? value + 1 : value,
-  )
-  expect(JSON.stringify(changed)).toBe('{"7":4,"b":2,"__proto__":{"admin":true},"constructor":5}')
-  expect(Object.getPrototypeOf(changed)).toBe(Object.prototype)
-  expect('admin' in changed).toBe(false)
+  const copy = {}
+  for (const key in given) setOwn(copy, key, given[key])
+  expect(JSON.stringify(copy)).toBe('{"7":3,"b":1,"__proto__":{"admin":true},"a":2,"constructor":4}')
+  expect(Object.getPrototypeOf(copy)).toBe(Object.prototype)
+  expect('admin' in copy).toBe(false)
 })

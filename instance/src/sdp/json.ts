@@ -25,21 +25,11 @@ export function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/**
- * The object with what `change` makes of each value; where that is undefined, the key is left out. In one pass and
- * without lists of entries: answers are walked from end to end several times.
- */
-export function mapValues(object: Json, change: (value: unknown, key: string) => unknown): Json {
-  const changed: Json = {}
-  for (const key of Object.keys(object)) {
-    const value = change(object[key], key)
-    if (value === undefined) continue
-    // the one name that is no property when it is assigned to; JSON may hold it
-    if (key === '__proto__')
-      Object.defineProperty(changed, key, { value, enumerable: true, configurable: true, writable: true })
-    else changed[key] = value
-  }
-  return changed
+/** Sets a property of its own, whatever its name: JSON may hold `__proto__`, which is no property when it is assigned to. */
+export function setOwn(object: Json, key: string, value: unknown): void {
+  if (key === '__proto__')
+    Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true })
+  else object[key] = value
 }
 
 /** The value at a dotted path, or undefined. Every SDP reference may be null (docs/sdp-api.md 18.20). */

@@ -1,7 +1,7 @@
 import type { CallToolResult, ContentBlock } from '@modelcontextprotocol/sdk/types.js'
 import { AuthorizationError } from '../context.ts'
 import { SdpError } from '../sdp/errors.ts'
-import { isObject, type Json, mapValues } from '../sdp/json.ts'
+import { isObject, type Json, setOwn } from '../sdp/json.ts'
 import { DateError } from './time.ts'
 
 /**
@@ -45,17 +45,16 @@ export function success(outcome: Outcome, requiredLists: readonly string[] = [])
 /** Without null, undefined, empty strings, empty lists and empty objects. `false` and `0` stay. */
 export function compact(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(compact).filter(item => item !== undefined)
-  if (isObject(value)) {
-    let isEmpty = true
-    const kept = mapValues(value, item => {
-      const left = compact(item)
-      if (left === undefined || (Array.isArray(left) && left.length === 0)) return undefined
-      isEmpty = false
-      return left
-    })
-    return isEmpty ? undefined : kept
+  if (!isObject(value)) return value === null || value === '' ? undefined : value
+  let kept: Json | undefined
+  // every result is walked by this: without lists of names, and without a function for each object
+  for (const key in value) {
+    const left = compact(value[key])
+    if (left === undefined || (Array.isArray(left) && left.length === 0)) continue
+    kept ??= {}
+    setOwn(kept, key, left)
   }
-  return value === null || value === '' ? undefined : value
+  return kept
 }
 
 /** Lists that must be there even when empty, because "none" is the answer. */
@@ -136,7 +135,7 @@ function at(value: unknown, path: string): unknown {
 export function render(value: unknown, indent = ''): string {
   if (!isObject(value)) return scalar(value)
   let lines = ''
-  for (const key of Object.keys(value)) {
+  for (const key in value) {
     const item = value[key]
     lines += `${lines === '' ? '' : '\n'}${indent}${key}:`
     if (Array.isArray(item)) {

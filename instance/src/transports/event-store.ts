@@ -75,6 +75,6 @@ function sizeOf(value: unknown): number {
   if (typeof value !== 'object' || value === null) return 5
   let bytes = 2
   if (Array.isArray(value)) for (const item of value) bytes += sizeOf(item) + 1
-  else for (const key of Object.keys(value)) bytes += key.length + 4 + sizeOf((value as Record<string, unknown>)[key])
+  else for (const key in value) bytes += key.length + 4 + sizeOf((value as Record<string, unknown>)[key])
   return bytes
 }
