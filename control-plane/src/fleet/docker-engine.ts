@@ -1,5 +1,6 @@
 import { Agent } from 'node:http'
 import type { Duplex } from 'node:stream'
+import { inspect } from 'node:util'
 import Docker from 'dockerode'
 import { type EngineRequest, isGone, toRuntimeError } from './docker-errors.ts'
 import { createGate } from './gate.ts'
@@ -34,7 +35,8 @@ const concurrentCalls = 8
 
 /** @param engine - where it listens: `unix:///var/run/docker.sock`, a plain path, or `tcp://host:port` */
 export function createDockerEngine(engine: string = defaultAddress): DockerEngine {
-  const agent = new Agent({ keepAlive: true })
+  // dockerode describes everything it sends, for a log that is off: the agent with all its sockets took a millisecond a call
+  const agent = Object.assign(new Agent({ keepAlive: true }), { [inspect.custom]: () => 'Agent' })
   const docker = new Docker({ ...engineAddress(engine), agent } as Docker.DockerOptions)
   const gate = createGate(concurrentCalls)
   const closing = new AbortController()

@@ -1,6 +1,6 @@
 import { isObject, type Json } from '../../sdp/json.ts'
 import { encodeStrictly, type SdpPath } from '../../sdp/path.ts'
-import { htmlToMarkdown, untrusted, visible } from '../markdown.ts'
+import { htmlToMarkdown, isPlain, untrusted, visible } from '../markdown.ts'
 import { ToolError } from '../result.ts'
 
 /** First segments that may be addressed freely: modules and lists of values, nothing that manages people or the site. */
@@ -80,13 +80,4 @@ function clean(value: unknown): unknown {
 
 function readableText(text: string): string {
   return /<[a-z!/]/i.test(text) ? untrusted(htmlToMarkdown(text)) : visible(text)
-}
-
-/** Printable ASCII and no `<`, as nearly every text is: an expression takes twice as long to find that. */
-function isPlain(text: string): boolean {
-  for (let index = 0; index < text.length; index++) {
-    const code = text.charCodeAt(index)
-    if (code > 0x7e || code === 0x3c || (code < 0x20 && code !== 0x0a && code !== 0x09)) return false
-  }
-  return true
 }
