@@ -1,9 +1,6 @@
 import { spawn } from 'node:child_process'
-import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import type { IncomingMessage } from 'node:http'
-import type { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { freePort, startTemplateServer } from '@sdp-mcp/migrations/testing'
@@ -11,15 +8,14 @@ import Docker from 'dockerode'
 import { Agent, request } from 'undici'
 import { findEngine } from '../../control-plane/evaluation/docker-engine.ts'
 import { eventually, type Stack, startStack } from '../support/stack.ts'
-import { callFromHere, callFromOwnProcess } from './api-caller.ts'
+import { startInstantDesk } from './instant-desk.ts'
 import { calmly, cpuMicros } from './proxy/machine.ts'
 
 /**
- * What the way to ServiceDesk Plus adds to a call of it: the very calls that a tool makes, made directly at a simulator that
- * answers at once, by a process that does nothing else; the tool at an instance alone; and the tool through control plane and
- * container. Beside them the same calls by the process of the simulator itself, where no call has to wait for another process.
- * Rounds are interleaved, each sample is one call after another, and a warm one is counted again while the host takes time of
- * the cores. Then: how many connections the calls needed.
+ * What the way to ServiceDesk Plus adds to a call of it: the very calls that a tool makes, made directly at a server that
+ * answers at once (instant-desk.ts); the tool at an instance alone; and the tool through control plane and container. Rounds are interleaved,
+ * each sample is one call after another, and a warm one is counted again while the host takes time of the cores. Then:
+ * how many connections the calls needed.
  */
 
 const root = dirname(dirname(import.meta.dirname))
@@ -41,8 +37,7 @@ const statesOf = (short: boolean, rounds: number): State[] => {
 
 type Way = {
   name: string
-  /** makes so many calls, one after another; milliseconds of each */
-  times: (calls: number) => Promise<number[]>
+  call: () => Promise<void>
   /** the processes whose work this way adds */
   pids: number[]
 }
@@ -52,34 +47,37 @@ export async function toolpath({ rounds, short }: { rounds: number; short: boole
   if (!engine) throw new Error('No Docker engine answers. Start one, or set DOCKER_HOST.')
   const installation = process.env.SDP_TEST_INSTALLATION ?? 'bench-toolpath'
   const server = await startTemplateServer([engine.hostAddress])
+  const desk = await startInstantDesk(engine.hostAddress)
   const stack = await startStack({
     installation,
     on: { engine: { ...engine, host: `unix://${engine.socket}` }, postgres: server.connection },
     // one client asks as fast as it can, which the limits of a user are there to prevent
-    environment: {
-      SDP_LOG_LEVEL: 'warn',
-      SDP_IDLE_STOP_AFTER: 'never',
-      SDP_USER_REQUESTS_PER_SECOND: '0',
-      SDP_USER_CONCURRENT_REQUESTS: '0',
+    environment: simulator => {
+      desk.passTo(simulator.url)
+      return {
+        SDP_BASE_URL: desk.url,
+        SDP_LOG_LEVEL: 'warn',
+        SDP_IDLE_STOP_AFTER: 'never',
+        SDP_USER_REQUESTS_PER_SECOND: '0',
+        SDP_USER_CONCURRENT_REQUESTS: '0',
+      }
     },
   })
   const dispatcher = new Agent({ keepAliveTimeout: 60_000 })
-  const accepted = countSockets(stack.simulator.port)
   const lines: string[] = []
   const note = (line: string) => {
     lines.push(line)
     process.stdout.write(`${line}\n`)
   }
   const results: Record<string, unknown> = {}
-  await using alone = await startAlone(stack)
-  const [fromHere, fromOwnProcess] = [callFromHere(), callFromOwnProcess()]
+  await using alone = await startAlone(stack, desk.url)
   try {
     const { body, key } = await stack.addUser('carol', { toolsets: ['core', 'advanced'] })
     const token = await accessToken(stack)
     const through = await openSession(dispatcher, body.endpoints.mcp, key)
     const direct = await openSession(dispatcher, alone.url, alone.key)
-    const desk = stack.simulator.state.portals.find(({ name }) => name === 'itdesk')
-    const [id] = Object.keys(desk?.tables.requests ?? {})
+    const portal = stack.simulator.state.portals.find(({ name }) => name === 'itdesk')
+    const [id] = Object.keys(portal?.tables.requests ?? {})
     const tools: [string, Record<string, unknown>][] = [
       ['sdp_api_get', { path: `/requests/${id}` }],
       ['search_requests', { view: 'all', limit: 20 }],
@@ -91,24 +89,23 @@ export async function toolpath({ rounds, short }: { rounds: number; short: boole
     for (const [tool, args] of tools) {
       // names are asked for once
       for (let at = 0; at < 2; at++) await through(tool, args)
-      const urls = await callsOf(stack.simulator.port, () => through(tool, args))
-      const calls = { origin: stack.simulator.url, token, urls }
-      const name = `${urls.length} call${urls.length === 1 ? '' : 's'} of the API`
-      const floor: Way = { name, times: count => fromOwnProcess.times(calls, count), pids: [] }
-      const within: Way = {
-        name: `${name}, by the simulator’s process`,
-        times: count => fromHere.times(calls, count),
+      await desk.seen()
+      await through(tool, args)
+      const { urls } = await desk.seen()
+      const floor = {
+        name: `${urls.length} call${urls.length === 1 ? '' : 's'} of the API`,
+        call: () => ask(desk.url, dispatcher, token, urls),
         pids: [],
       }
-      const lone: Way = { name: 'instance alone', times: timesOf(() => direct(tool, args)), pids: [alone.pid] }
+      const lone = { name: 'instance alone', call: () => direct(tool, args), pids: [alone.pid] }
       const pids = [controlPlane, contained]
-      const whole: Way = { name: 'control plane and instance', times: timesOf(() => through(tool, args)), pids }
-      subjects.push({ tool, ways: [floor, within, lone, whole], found: [] })
+      const whole = { name: 'control plane and instance', call: () => through(tool, args), pids }
+      subjects.push({ tool, ways: [floor, lone, whole], found: [] })
     }
     // all tools in one state before any of them in the next: they share their processes
     for (const state of states)
       for (const { ways, found } of subjects) {
-        for (const { times } of ways) await times(state.before)
+        for (const { call } of ways) for (let at = 0; at < state.before; at++) await call()
         found.push(await measure(ways, state))
       }
     const heads = states.map(({ name }) => `${name}: p50 ms | p99 ms | over the calls alone | CPU ms | `)
@@ -122,29 +119,34 @@ export async function toolpath({ rounds, short }: { rounds: number; short: boole
           const over = p50 - quantile(samples[0]?.times ?? [], 0.5)
           const work = cpuMs / times.length
           results[`${tool}: ${name}, ${states[state]?.name}`] = { p50, p99, over, work }
-          const rest = ways[index]?.pids.length === 0 ? ' | ' : `${over.toFixed(2)} | ${work.toFixed(2)}`
+          const rest = index === 0 ? ' | ' : `${over.toFixed(2)} | ${work.toFixed(2)}`
           return { text: `${p50.toFixed(2)} | ${p99.toFixed(2)} | ${rest} | `, over }
         })
         const over = cells.at(-1)?.over ?? Number.NaN
-        const bar = index === ways.length - 1 ? `below ${targetMs}: ${over < targetMs ? 'met' : '**not met**'}` : ''
+        const bar = index === 2 ? `below ${targetMs}: ${over < targetMs ? 'met' : '**not met**'}` : ''
         note(`| \`${tool}\` | ${name} | ${cells.map(({ text }) => text).join('')}${bar} |`)
       }
     note('')
     const calls = short ? 50 : 500
     const [tool, args] = tools[0] as [string, Record<string, unknown>]
-    const before = accepted()
-    for (let at = 0; at < calls; at++) await through(tool, args)
-    note(`${calls} calls one after another opened ${accepted() - before} new connections to the API.`)
-    const atOnce = accepted()
-    for (let at = 0; at < calls / 10; at++) await Promise.all(Array.from({ length: 10 }, () => through(tool, args)))
-    note(`${calls} calls, ten at a time, opened ${accepted() - atOnce} (at most 16 are kept).`)
-    const again = accepted()
-    for (let at = 0; at < calls / 10; at++) await Promise.all(Array.from({ length: 10 }, () => through(tool, args)))
-    note(`The same again opened ${accepted() - again}.`)
+    const opened = async (work: () => Promise<unknown>) => {
+      const { connections } = await desk.seen()
+      await work()
+      return (await desk.seen()).connections - connections
+    }
+    const oneByOne = async () => {
+      for (let at = 0; at < calls; at++) await through(tool, args)
+    }
+    const tenAtOnce = async () => {
+      for (let at = 0; at < calls / 10; at++) await Promise.all(Array.from({ length: 10 }, () => through(tool, args)))
+    }
+    note(`${calls} calls one after another opened ${await opened(oneByOne)} new connections to the API.`)
+    note(`${calls} calls, ten at a time, opened ${await opened(tenAtOnce)} (at most 16 are kept).`)
+    note(`The same again opened ${await opened(tenAtOnce)}.`)
   } finally {
-    accepted.stop()
-    await Promise.all([dispatcher.close(), fromHere.close(), fromOwnProcess.close()])
+    await dispatcher.close()
     await stack[Symbol.asyncDispose]()
+    await desk.close()
     await server.close()
   }
   const folder = join(import.meta.dirname, 'results')
@@ -171,19 +173,15 @@ async function measure(ways: Way[], { rounds, calls, isWarm }: State): Promise<S
   return samples
 }
 
-async function sampleOf({ times, pids }: Way, calls: number): Promise<Sample> {
-  const before = cpuMicros(pids)
-  return { times: await times(calls), cpuMs: (cpuMicros(pids) - before) / 1000 }
-}
-
-const timesOf = (call: () => Promise<void>) => async (calls: number) => {
+async function sampleOf({ call, pids }: Way, calls: number): Promise<Sample> {
   const times: number[] = []
+  const before = cpuMicros(pids)
   for (let at = 0; at < calls; at++) {
     const startedAt = performance.now()
     await call()
     times.push(performance.now() - startedAt)
   }
-  return times
+  return { times, cpuMs: (cpuMicros(pids) - before) / 1000 }
 }
 
 /** Pid, as this machine sees it, of the program in the only container: below docker-init. */
@@ -196,27 +194,16 @@ async function processOf(socket: string, installation: string): Promise<number> 
   return Number(child || Pid)
 }
 
-/** Connections that the server on a port of this process has accepted. */
-function countSockets(port: number): (() => number) & { stop(): void } {
-  let count = 0
-  const listen = (message: unknown) => {
-    if ((message as { socket: Socket }).socket.localPort === port) count++
+async function ask(origin: string, dispatcher: Agent, token: string, urls: string[]): Promise<void> {
+  for (const url of urls) {
+    const { statusCode, body } = await request(`${origin}${url}`, {
+      dispatcher,
+      headers: { authorization: `Zoho-oauthtoken ${token}`, accept: 'application/vnd.manageengine.sdp.v3+json' },
+    })
+    const text = await body.text()
+    if (statusCode !== 200) throw new Error(`${url} was answered with ${statusCode}: ${text}`)
+    JSON.parse(text)
   }
-  subscribe('net.server.socket', listen)
-  return Object.assign(() => count, { stop: () => void unsubscribe('net.server.socket', listen) })
-}
-
-/** Paths and queries that a tool asks the API for. */
-async function callsOf(port: number, work: () => Promise<void>): Promise<string[]> {
-  const urls: string[] = []
-  const listen = (message: unknown) => {
-    const { request } = message as { request: IncomingMessage }
-    if (request.socket.localPort === port && request.url) urls.push(request.url)
-  }
-  subscribe('http.server.request.start', listen)
-  await work()
-  unsubscribe('http.server.request.start', listen)
-  return urls
 }
 
 async function accessToken({ simulator }: Stack): Promise<string> {
@@ -271,8 +258,7 @@ async function openSession(dispatcher: Agent, url: string, key: string) {
 }
 
 /** The instance as one person runs it alone, from the bundle. */
-async function startAlone(stack: Stack) {
-  const { simulator } = stack
+async function startAlone({ simulator }: Stack, baseUrl: string) {
   const grant = simulator.createGrantCode({ user: 'carol' })
   const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-bench-'))
   const port = await freePort()
@@ -281,7 +267,7 @@ async function startAlone(stack: Stack) {
     env: {
       PATH: process.env.PATH,
       SDP_INSTANCE_NAME: 'itdesk',
-      SDP_BASE_URL: simulator.url,
+      SDP_BASE_URL: baseUrl,
       SDP_ACCOUNTS_URL: simulator.url,
       SDP_ALLOW_INSECURE_UPSTREAM: 'true',
       SDP_CLIENT_ID: grant.clientId,
