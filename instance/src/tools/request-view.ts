@@ -1,4 +1,4 @@
-import { at, flag, instant, type Json, name, text } from '../sdp/json.ts'
+import { at, flag, instant, type Json, name, setOwn, text } from '../sdp/json.ts'
 import { strangersHtml, strangersLine } from './markdown.ts'
 import { formatInstant } from './time.ts'
 
@@ -19,7 +19,7 @@ export const rowFields = [
 
 /** One ticket in a list: display names, local times, no nulls. Extra fields the caller asked for follow under their SDP names. */
 export function requestRow(raw: Json, zone: string, extra: string[] = []): Json {
-  return {
+  const row: Json = {
     number: number(raw),
     id: text(raw.id),
     subject: strangersLine(raw.subject),
@@ -31,8 +31,9 @@ export function requestRow(raw: Json, zone: string, extra: string[] = []): Json 
     created: time(raw.created_time, zone),
     due: time(raw.due_by_time, zone),
     overdue: flag(raw.is_overdue) === true ? true : undefined,
-    ...Object.fromEntries(extra.map(key => [key, plainValue(raw[key], zone)])),
   }
+  for (const key of extra) setOwn(row, key, plainValue(raw[key], zone))
+  return row
 }
 
 /** The number on the screen, without the prefix that some sites show: it is the same in lists and single records. */
