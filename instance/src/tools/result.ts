@@ -152,12 +152,15 @@ export function render(value: unknown, indent = ''): string {
 
 function inline(row: unknown, indent: string): string {
   if (!isObject(row)) return scalar(row)
-  const isFlat = Object.values(row).every(item => typeof item !== 'object' && !String(item).includes('\n'))
-  if (isFlat)
-    return Object.entries(row)
-      .map(([key, item]) => `${key}: ${scalar(item)}`)
-      .join(' | ')
-  return render(row, `${indent}  `).trimStart()
+  let line = ''
+  for (const key in row) {
+    const item = row[key]
+    const text = typeof item === 'object' ? undefined : String(scalar(item))
+    // a row of a list is one line if it can be
+    if (text === undefined || text.includes('\n')) return render(row, `${indent}  `).trimStart()
+    line += `${line === '' ? '' : ' | '}${key}: ${text}`
+  }
+  return line
 }
 
 function scalar(value: unknown): string {

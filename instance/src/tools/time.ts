@@ -4,6 +4,7 @@ export type Clock = { now: number; zone: string }
 export class DateError extends Error {}
 
 const minute = 60_000
+const dayMs = 24 * 60 * minute
 const units: Record<string, number> = { m: minute, min: minute, h: 60 * minute }
 
 /**
@@ -39,11 +40,37 @@ export function parseInstant(text: string, clock: Clock, edge: 'start' | 'end' =
 /** Local ISO 8601 with the offset: the person's own time and unmistakable at once. */
 export function formatInstant(instantMs: number, zone: string): string {
   const offsetMinutes = Math.round(zoneOffset(instantMs, zone) / minute)
-  const local = new Date(instantMs + offsetMinutes * minute).toISOString().slice(0, 16)
-  if (offsetMinutes === 0) return `${local}Z`
-  const sign = offsetMinutes < 0 ? '-' : '+'
-  const size = Math.abs(offsetMinutes)
-  return `${local}${sign}${two(Math.floor(size / 60))}:${two(size % 60)}`
+  const localMs = instantMs + offsetMinutes * minute
+  const day = Math.floor(localMs / dayMs)
+  const minutes = Math.floor((localMs - day * dayMs) / minute)
+  return `${dayText(day)}T${two(Math.floor(minutes / 60))}:${two(minutes % 60)}${offsetText(offsetMinutes)}`
+}
+
+// Lists show forty times, most of them of few days, in a zone that has two offsets.
+const dayTexts = new Map<number, string>()
+const mostDays = 500
+
+/** Such as `2025-03-31`. @param day - days since 1970. @throws RangeError beyond what dates can be */
+function dayText(day: number): string {
+  const known = dayTexts.get(day)
+  if (known !== undefined) return known
+  const iso = new Date(day * dayMs).toISOString()
+  const text = iso.slice(0, iso.indexOf('T'))
+  if (dayTexts.size >= mostDays) dayTexts.clear()
+  dayTexts.set(day, text)
+  return text
+}
+
+const offsetTexts = new Map<number, string>()
+
+/** `Z`, or such as `+05:30`. */
+function offsetText(minutes: number): string {
+  const known = offsetTexts.get(minutes)
+  if (known !== undefined) return known
+  const size = Math.abs(minutes)
+  const text = minutes === 0 ? 'Z' : `${minutes < 0 ? '-' : '+'}${two(Math.floor(size / 60))}:${two(size % 60)}`
+  if (offsetTexts.size < mostSpans) offsetTexts.set(minutes, text)
+  return text
 }
 
 /** First millisecond of the day of `now` in the zone, and of the next one. */
@@ -141,20 +168,21 @@ function wallOf(instantMs: number, zone: string): Wall {
 
 const formats = new Map<string, Intl.DateTimeFormat>()
 /** offsets of spans at both ends of which they are the same: the tz database knows no two changes of a zone within three days */
-const steady = new Map<string, number>()
+const steady = new Map<string, Map<number, number>>()
 const spanMs = 6 * 60 * minute
 const mostSpans = 500
+const mostZones = 10
 
 /** How far the zone is ahead of UTC at an instant, in milliseconds. */
 function zoneOffset(instantMs: number, zone: string): number {
   const span = Math.floor(instantMs / spanMs)
-  const key = `${span} ${zone}`
-  const known = steady.get(key)
+  const offsets = steady.get(zone)
+  const known = offsets?.get(span)
   if (known !== undefined) return known
   const first = computedOffset(span * spanMs, zone)
   if (first !== computedOffset((span + 1) * spanMs - 1, zone)) return computedOffset(instantMs, zone)
-  if (steady.size >= mostSpans) steady.clear()
-  steady.set(key, first)
+  if (steady.size >= mostZones || (offsets?.size ?? 0) >= mostSpans) steady.clear()
+  steady.set(zone, (steady.get(zone) ?? new Map()).set(span, first))
   return first
 }
 
