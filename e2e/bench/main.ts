@@ -20,7 +20,7 @@ const benchmarks: Record<string, (options: Options) => Promise<void>> = {
   proxy: ({ rounds, size }) => proxy({ rounds: rounds ?? 5, size }),
   workers: ({ rounds, short }) => workers({ rounds: rounds ?? (short ? 2 : 7), seconds: short ? 1 : 3 }),
   instance: ({ rounds, short }) => instance({ rounds: rounds ?? (short ? 1 : 5), short }),
-  toolpath: ({ rounds, short }) => toolpath({ rounds: rounds ?? (short ? 2 : 4), short }),
+  toolpath: ({ rounds, short }) => toolpath({ rounds: rounds ?? (short ? 2 : 6), short }),
   tools: () => tools(),
 }
 

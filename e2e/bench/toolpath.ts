@@ -13,9 +13,9 @@ import { calmly, cpuMicros } from './proxy/machine.ts'
 
 /**
  * What the way to ServiceDesk Plus adds to a call of it: the very calls that a tool makes, made directly at a server that
- * answers at once (instant-desk.ts); the tool at an instance alone; and the tool through control plane and container. Rounds are interleaved,
- * each sample is one call after another, and a warm one is counted again while the host takes time of the cores. Then:
- * how many connections the calls needed.
+ * answers at once (instant-desk.ts); the tool at an instance alone; and the tool through control plane and container. Rounds
+ * are interleaved, each sample is one call after another, and a warm one is counted again while the host takes time of the
+ * cores. Then: how many connections the calls needed.
  */
 
 const root = dirname(dirname(import.meta.dirname))

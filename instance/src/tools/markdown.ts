@@ -180,7 +180,7 @@ export function visible(text: string): string {
 export function isPlain(text: string): boolean {
   for (let index = 0; index < text.length; index++) {
     const code = text.charCodeAt(index)
-    if (code > 0x7e || code === 0x3c || (code < 0x20 && code !== 0x0a && code !== 0x09)) return false
+    if (!isPlainCode(code) && code !== 0x0a && code !== 0x09) return false
   }
   return true
 }
@@ -190,11 +190,13 @@ function isPlainLine(text: string): boolean {
   let before = 0x20
   for (let index = 0; index < text.length; index++) {
     const code = text.charCodeAt(index)
-    if (code > 0x7e || code === 0x3c || code < 0x20 || (code === 0x20 && before === 0x20)) return false
+    if (!isPlainCode(code) || (code === 0x20 && before === 0x20)) return false
     before = code
   }
   return before !== 0x20
 }
+
+const isPlainCode = (code: number) => code >= 0x20 && code <= 0x7e && code !== 0x3c
 
 const opening = '<untrusted>'
 const closing = '</untrusted>'

@@ -46,7 +46,7 @@ export function formatInstant(instantMs: number, zone: string): string {
   return `${dayText(day)}T${two(Math.floor(minutes / 60))}:${two(minutes % 60)}${offsetText(offsetMinutes)}`
 }
 
-// Lists show forty times, most of them of few days, in a zone that has two offsets.
+// Lists show forty times, most of them of few days.
 const dayTexts = new Map<number, string>()
 const mostDays = 500
 
@@ -61,16 +61,11 @@ function dayText(day: number): string {
   return text
 }
 
-const offsetTexts = new Map<number, string>()
-
 /** `Z`, or such as `+05:30`. */
 function offsetText(minutes: number): string {
-  const known = offsetTexts.get(minutes)
-  if (known !== undefined) return known
+  if (minutes === 0) return 'Z'
   const size = Math.abs(minutes)
-  const text = minutes === 0 ? 'Z' : `${minutes < 0 ? '-' : '+'}${two(Math.floor(size / 60))}:${two(size % 60)}`
-  if (offsetTexts.size < mostSpans) offsetTexts.set(minutes, text)
-  return text
+  return `${minutes < 0 ? '-' : '+'}${two(Math.floor(size / 60))}:${two(size % 60)}`
 }
 
 /** First millisecond of the day of `now` in the zone, and of the next one. */
@@ -144,8 +139,7 @@ function startOf(day: Day, zone: string): number {
  */
 function wallToInstant(wall: Wall, zone: string): number {
   const asUtc = Date.UTC(wall.year, wall.month - 1, wall.day, wall.hours, wall.minutes, wall.seconds)
-  const day = 24 * 60 * minute
-  const offsets = [zoneOffset(asUtc - day, zone), zoneOffset(asUtc + day, zone)]
+  const offsets = [zoneOffset(asUtc - dayMs, zone), zoneOffset(asUtc + dayMs, zone)]
   const exact = offsets.map(offset => asUtc - offset).filter(instant => instant + zoneOffset(instant, zone) === asUtc)
   return exact.length > 0 ? Math.min(...exact) : asUtc - (offsets[0] ?? 0)
 }
@@ -176,13 +170,14 @@ const mostZones = 10
 /** How far the zone is ahead of UTC at an instant, in milliseconds. */
 function zoneOffset(instantMs: number, zone: string): number {
   const span = Math.floor(instantMs / spanMs)
-  const offsets = steady.get(zone)
-  const known = offsets?.get(span)
+  const offsets = steady.get(zone) ?? new Map<number, number>()
+  const known = offsets.get(span)
   if (known !== undefined) return known
   const first = computedOffset(span * spanMs, zone)
   if (first !== computedOffset((span + 1) * spanMs - 1, zone)) return computedOffset(instantMs, zone)
-  if (steady.size >= mostZones || (offsets?.size ?? 0) >= mostSpans) steady.clear()
-  steady.set(zone, (steady.get(zone) ?? new Map()).set(span, first))
+  if (offsets.size >= mostSpans) offsets.clear()
+  if (steady.size >= mostZones) steady.clear()
+  steady.set(zone, offsets.set(span, first))
   return first
 }
 
