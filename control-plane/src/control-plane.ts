@@ -321,6 +321,9 @@ export async function openControlPlane(options: ControlPlaneOptions): Promise<Co
     async start() {
       // what ended while no control plane ran
       retireExpiredKeys()
+      const { made, unopened } = await vault.restoreRoles()
+      if (made.length > 0) log.warn({ users: made.length }, 'vault.roles.restored')
+      for (const userId of unopened) log.error({ userId }, 'vault.role.unopened')
       await egress?.listen({ host: '0.0.0.0', port: config.egress.port })
       await fleet.start()
       rollouts.start()

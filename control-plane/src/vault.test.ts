@@ -76,6 +76,28 @@ describe('the database role of an instance', () => {
     await expect(wrong.connect()).rejects.toMatchObject({ code: '28P01' })
   })
 
+  test('is made again, by whoever starts first, when a dump was restored into a cluster without it', async () => {
+    const [lost, kept] = [await enroll('lost-role'), await enroll('kept-role')]
+    await database.db.query(`drop role ${databaseRole(lost)}`)
+    const { password } = await vault.databaseLogin(lost)
+    const all = await Promise.all([vault.restoreRoles(), vault.restoreRoles(), vault.restoreRoles()])
+    expect(all.flatMap(({ made }) => made)).toEqual([lost])
+    expect(all.flatMap(({ unopened }) => unopened)).toEqual([])
+    expect(await vault.databaseLogin(lost)).toEqual({ user: databaseRole(lost), password })
+    const rows = async (client: pg.Client) => (await client.query('select user_id from oauth_tokens')).rows
+    expect(await rows(await login(lost))).toEqual([{ user_id: lost }])
+    expect(await rows(await login(kept))).toEqual([{ user_id: kept }])
+    expect(await vault.restoreRoles()).toEqual({ made: [], unopened: [] })
+  })
+
+  test('stays missing, and is told, when no configured master key opens its password', async () => {
+    const id = await enroll('other-master-key')
+    await database.db.query(`drop role ${databaseRole(id)}`)
+    const stranger = createVault({ db: database.db, keyring: fixedKeyring(generateSealingKey()) })
+    expect(await stranger.restoreRoles()).toEqual({ made: [], unopened: [id] })
+    expect((await vault.restoreRoles()).made).toEqual([id])
+  })
+
   test('is bound by its number of connections and has no right beyond logging in', async () => {
     const id = await enroll('modest')
     const [role] = await database.db.query(

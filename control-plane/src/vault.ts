@@ -16,6 +16,12 @@ export interface Vault {
   /** @throws AppError `key-unknown` when it was wrapped with a master key that is not configured */
   dataKey(userId: string, tx?: Queryable): Promise<SealingKey>
   databaseLogin(userId: string): Promise<{ user: string; password: string }>
+  /**
+   * Makes the database roles that are missing, as they all are after a dump was restored into another cluster: a dump
+   * holds no roles. Any number of control planes may do it at once.
+   * @returns ids of users: those whose role was made, and those whose data key no configured master key opens
+   */
+  restoreRoles(): Promise<{ made: string[]; unopened: string[] }>
   /** Drops the database role; the data key goes with the user's row. */
   dismiss(tx: Queryable, userId: string): Promise<void>
   /**
@@ -51,6 +57,11 @@ export function createVault({ db, keyring }: { db: Db; keyring: Keyring }): Vaul
     }
   }
 
+  async function databaseLogin(userId: string) {
+    const { key, passwordSealed } = await load(userId, db)
+    return { user: databaseRole(userId), password: openStored(key, passwordSealed, passwordContext(userId)) }
+  }
+
   return {
     async enroll(tx, userId) {
       const key = generateSealingKey()
@@ -60,10 +71,7 @@ export function createVault({ db, keyring }: { db: Db; keyring: Keyring }): Vaul
         seal(keyring.current(), key.bytes.toString('base64'), wrapContext(userId)),
         seal(key, password, passwordContext(userId)),
       ])
-      // role names and passwords are ours (hex digits), and DDL takes no parameters
-      await tx.query(
-        `create role ${databaseRole(userId)} login password '${scramVerifier(password)}' connection limit ${connectionsPerInstance} in role sdpmcp_instance`,
-      )
+      await makeRole(tx, userId, password)
       return key
     },
 
@@ -71,9 +79,34 @@ export function createVault({ db, keyring }: { db: Db; keyring: Keyring }): Vaul
       return (await load(userId, tx)).key
     },
 
-    async databaseLogin(userId) {
-      const { key, passwordSealed } = await load(userId, db)
-      return { user: databaseRole(userId), password: openStored(key, passwordSealed, passwordContext(userId)) }
+    databaseLogin,
+
+    async restoreRoles() {
+      const missing = await db.query<{ user_id: string }>(
+        `select user_id from data_keys
+          where not exists (select 1 from pg_roles where rolname = 'sdpmcp_u_' || replace(user_id::text, '-', ''))
+          order by user_id`,
+      )
+      const made: string[] = []
+      const unopened: string[] = []
+      for (const { user_id: userId } of missing) {
+        let password: string
+        try {
+          password = (await databaseLogin(userId)).password
+        } catch (error) {
+          // removed meanwhile
+          if (error instanceof AppError && error.code === 'user-not-found') continue
+          unopened.push(userId)
+          continue
+        }
+        await makeRole(db, userId, password).then(
+          () => made.push(userId),
+          (error: { code?: string }) => {
+            if (!isMadeElsewhere(error.code)) throw error
+          },
+        )
+      }
+      return { made, unopened }
     },
 
     async dismiss(tx, userId) {
@@ -121,3 +154,13 @@ export function createVault({ db, keyring }: { db: Db; keyring: Keyring }): Vaul
     },
   }
 }
+
+/** Role names and passwords are ours (hex digits), and DDL takes no parameters. */
+async function makeRole(tx: Queryable, userId: string, password: string): Promise<void> {
+  await tx.query(
+    `create role ${databaseRole(userId)} login password '${scramVerifier(password)}' connection limit ${connectionsPerInstance} in role sdpmcp_instance`,
+  )
+}
+
+/** duplicate_object, or unique_violation when both were at it at the same time (PostgreSQL, appendix A) */
+const isMadeElsewhere = (code: string | undefined) => code === '42710' || code === '23505'
