@@ -1,4 +1,7 @@
 import { readdirSync } from 'node:fs'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import pg from 'pg'
 import { expect, inject, test } from 'vitest'
 import { migrate } from './migrate.ts'
@@ -37,4 +40,17 @@ test('a database that a newer version has migrated is left alone by an older one
   await client.query("insert into schema_migrations (name, run_on) values ('9999_of_a_newer_version', now())")
   await client.end()
   expect(await migrate({ ...database })).toEqual([])
+})
+
+test('a file waits for a table for thirty seconds at most', async () => {
+  await using database = await cloneDatabase(inject('postgres'))
+  const folder = await mkdtemp(join(tmpdir(), 'sdp-mcp-migrations-'))
+  const sql = "create table waiting as select current_setting('lock_timeout') as longest"
+  await writeFile(join(folder, '9998_tell_how_long.sql'), sql)
+  expect(await migrate({ ...database }, { folder })).toEqual(['9998_tell_how_long'])
+  const client = new pg.Client({ ...database })
+  await client.connect()
+  expect((await client.query('select longest from waiting')).rows).toEqual([{ longest: '30s' }])
+  await client.end()
+  await rm(folder, { recursive: true })
 })

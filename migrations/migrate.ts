@@ -1,10 +1,16 @@
 import { readdir } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { runner } from 'node-pg-migrate'
+import { PG_MIGRATE_LOCK_ID, runner } from 'node-pg-migrate'
 import pg, { type ClientConfig } from 'pg'
 
 const sourceFolder = dirname(fileURLToPath(import.meta.url))
+
+/**
+ * Who waits for a table holds up everybody who comes after: behind a transaction that does not end, a file gives up, and
+ * the next start tries it again.
+ */
+const lockTimeoutSeconds = 30
 
 /**
  * Brings a database to the schema of this version: applies the numbered SQL files that it lacks, each in a
@@ -22,19 +28,22 @@ export async function migrate(
 ): Promise<string[]> {
   const folder = options.folder ?? sourceFolder
   if (await isUpToDate(connection, folder)) return []
-  const applied = await withClient(connection, dbClient =>
-    runner({
+  const applied = await withClient(connection, async dbClient => {
+    // taken here and not by the runner, because this wait may be long; the end of the connection gives it back
+    await dbClient.query('select pg_advisory_lock($1)', [PG_MIGRATE_LOCK_ID])
+    await dbClient.query(`set lock_timeout = '${lockTimeoutSeconds}s'`)
+    return runner({
       dbClient,
       dir: `${folder}/*.sql`,
       useGlob: true,
       direction: 'up',
       migrationsTable: 'schema_migrations',
-      advisoryLockMode: 'wait',
+      noLock: true,
       // a newer version may already have run files this one does not know: they only add
       checkOrder: false,
       log: () => {},
-    }),
-  )
+    })
+  })
   for (const { name } of applied) options.log?.(`applied migration ${name}`)
   return applied.map(({ name }) => name)
 }
