@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Makes the secrets that compose.yaml hands to the containers as files; never changes one that exists.
 #   db_password   password of the database owner     (written into the database when its volume is first made)
-#   control_plane_password   of the role the control plane logs in with (may be replaced at any time, as admin_token)
+#   control_plane_password   of the role the control plane logs in with (may be replaced at any time, as admin_token: see README.md)
 #   master_key    wraps every user's data key        (lost: all users must authorise anew; keep a copy in a safe place)
-#   admin_token   opens the admin API                (may be replaced at any time: remove the file, run this, repeat "up")
+#   admin_token   opens the admin API                (may be replaced at any time: see README.md)
 #   master_keys_old   former master keys, one a line; empty but during a rotation
 # Usage: compose/make-secrets.sh [--new-master-key | --rotate-master-key | --forget-old-master-keys]
 #   --new-master-key   make one although db_password shows that this installation may have been used with another

@@ -30,6 +30,7 @@ let admin: (method: string, path: string, body?: unknown) => Promise<{ status: n
 // of alice
 let endpoints: { sse: string; mcp: string }
 let apiKey: { key: string }
+let adminToken: string
 
 beforeAll(async () => {
   const engine = inject('engine')
@@ -116,12 +117,12 @@ test('without secrets it refuses to start and says how to make them', async () =
 test('up from nothing serves the journey of an admin and a technician, and the runbook commands work', async () => {
   await run(join(root, 'compose/make-secrets.sh'), [], { cwd: root, env: environment })
   await compose(...files, 'up', '-d', '--no-build')
-  const token = (await readFile(join(secrets, 'admin_token'), 'utf8')).trim()
+  adminToken = (await readFile(join(secrets, 'admin_token'), 'utf8')).trim()
   admin = async (method, path, body) => {
     const response = await fetch(`http://127.0.0.1:${ports.admin}${path}`, {
       method,
       headers: {
-        authorization: `Bearer ${token}`,
+        authorization: `Bearer ${adminToken}`,
         prefer: 'wait=60',
         ...(body ? { 'content-type': 'application/json' } : {}),
       },
@@ -197,7 +198,7 @@ test('up from nothing serves the journey of an admin and a technician, and the r
   await eventually(
     async () => {
       const metrics = await fetch(`http://127.0.0.1:${ports.admin}/metrics`, {
-        headers: { authorization: `Bearer ${token}` },
+        headers: { authorization: `Bearer ${adminToken}` },
       })
       return (await metrics.text()).includes('sdp_mcp_leader 1')
     },
@@ -266,6 +267,68 @@ test('up from nothing serves the journey of an admin and a technician, and the r
     ),
   ).toEqual(before)
 })
+
+/** The commands below a heading of compose/README.md, with the overlays of this test. */
+async function readmeCommands(heading: string): Promise<string[]> {
+  const readme = await readFile(join(root, 'compose/README.md'), 'utf8')
+  const section = readme.slice(readme.indexOf(`\n${heading}\n`)).slice(heading.length + 2)
+  const end = section.indexOf('\n## ')
+  const blocks = section.slice(0, end === -1 ? undefined : end).matchAll(/^```bash\n([\s\S]*?)^```/gm)
+  const { stdout: plugin } = await run('bash', ['-c', 'docker compose version >/dev/null 2>&1 && echo yes || true'])
+  return [...blocks].map(([, commands]) =>
+    commands!
+      .replaceAll(
+        'docker compose -f compose/compose.yaml',
+        `${plugin ? 'docker compose' : 'docker-compose'} ${files.join(' ')}`,
+      )
+      .replaceAll('compose/secrets/', `${secrets}/`)
+      .replaceAll('/somewhere/else', secrets)
+      .replaceAll('sdp_mcp.dump', join(secrets, 'sdp_mcp.dump'))
+      .replaceAll('localhost:3457', `127.0.0.1:${ports.admin}`),
+  )
+}
+const bash = (commands: string) =>
+  run('bash', ['-euo', 'pipefail', '-c', commands], { cwd: root, env: environment, maxBuffer: 64 * 1024 * 1024 })
+
+test('another admin token takes the place of the one before, by the commands of the README', async () => {
+  const [replace] = await readmeCommands('## Secrets')
+  const before = (await readFile(join(secrets, 'admin_token'), 'utf8')).trim()
+  await bash(replace!)
+  adminToken = (await readFile(join(secrets, 'admin_token'), 'utf8')).trim()
+  expect(adminToken).not.toBe(before)
+  await eventually(async () => (await admin('GET', '/v1/users/alice').catch(() => undefined))?.status === 200, {
+    withinMs: 90_000,
+    what: 'an answer to the new token',
+  })
+  adminToken = before
+  expect((await admin('GET', '/v1/users/alice')).status).toBe(401)
+  adminToken = (await readFile(join(secrets, 'admin_token'), 'utf8')).trim()
+}, 180_000)
+
+test('a backup restored into a new volume brings everybody back, by the commands of the README', async () => {
+  const [backUp, restore] = await readmeCommands('## Back up')
+  await bash(backUp!.replace(/^cp .*$/m, ''))
+  await compose(...files, 'down', '-v')
+  await compose(...files, 'up', '-d', '--no-build')
+  await eventually(async () => (await fetch(`http://127.0.0.1:${ports.http}/readyz`)).status === 200, {
+    withinMs: 90_000,
+    what: 'readiness of an empty installation',
+  })
+  expect((await admin('GET', '/v1/users')).body.users).toEqual([])
+  await bash(restore!)
+  await eventually(async () => (await fetch(`http://127.0.0.1:${ports.http}/readyz`)).status === 200, {
+    withinMs: 90_000,
+    what: 'readiness after the restore',
+  })
+  // with the key and the grant of before: nobody authorises anew
+  await eventually(async () => (await admin('GET', '/v1/users/alice')).body.instance.state === 'ready', {
+    withinMs: 90_000,
+    what: 'the instance of a user who was restored',
+  })
+  await using client = await connect('mcp', endpoints.mcp, apiKey.key)
+  const created = await callTool(client, 'create_request', { subject: 'Dock is back', allow_duplicate: true })
+  expect(JSON.stringify(created)).toContain('Dock is back')
+}, 400_000)
 
 test('with the filter in front of the Docker socket nothing changes but who holds the socket', async () => {
   await compose(...files, ...socketProxy, 'up', '-d', '--no-build')
