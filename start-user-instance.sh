@@ -45,12 +45,18 @@ SDP_DATA_CENTER=US
 SDP_CLIENT_ID=1000.ABC
 SDP_CLIENT_SECRET=
 # tab Generate Code; start within its time. Needed once; for another grant put in another code.
-# Scope: SDPOnDemand.requests.ALL,SDPOnDemand.setup.READ,SDPOnDemand.users.READ
+# Scope: SDPOnDemand.requests.ALL,SDPOnDemand.solutions.READ,SDPOnDemand.users.READ,SDPOnDemand.setup.READ,AaaServer.profile.READ
 SDP_GRANT_CODE=
 # viewer, technician, problem_change, project or power; or name the toolsets, as in SDP_TOOLSETS=core,assets
 #SDP_ROLE=technician
 #SDP_READ_ONLY=false
 #SDP_HTTP_PORT=3456
+# needed once others can reach it (SDP_HTTP_HOST=0.0.0.0); clients send it as Authorization: Bearer. openssl rand -hex 24
+#SDP_API_KEY=
+# where tokens are kept, sealed; by default sdp-mcp in the folder for the state of your programs
+#SDP_STATE_DIR=
+# in place of a grant code, if you have one already
+#SDP_REFRESH_TOKEN=
 
 TEMPLATE
   exit 66

@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { newUser } from '../control-plane/src/user-schemas.ts'
+import { scopesFor } from '../instance/src/contract.ts'
 import { conversationsPage, renderConversations } from './conversations.ts'
 
 // What the documents say must be true: their links lead somewhere, their commands exist, their bodies are accepted.
@@ -48,6 +49,12 @@ test('every variable that a document names is one that is read somewhere', () =>
       if (!known.has(name) && !known.has(name.replace(/_FILE$/, '')) && name !== 'SDP_MCP_API_KEY')
         unknown.push(`${document}: ${name}`)
   expect(unknown).toEqual([])
+})
+
+test('who follows the quick start, or the script for one person alone, enters all scopes of the default tools', () => {
+  const scopes = scopesFor(['core'], false).join(',')
+  for (const document of ['docs/quick-start.md', 'start-user-instance.sh'])
+    expect(read(document), document).toContain(scopes)
 })
 
 test('the bodies that the README and the quick start send to add a user are what the API takes', () => {

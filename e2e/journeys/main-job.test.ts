@@ -84,6 +84,19 @@ for (const kind of ['sse', 'mcp'] as const)
       expect(held).toContain('Cable checked.')
     })
 
+test('a session takes less than its user was given, by header or in the URL, and never more', async () => {
+  const toolsOf = async (kind: 'sse' | 'mcp', query: string) => {
+    await using client = await connect(kind, `${alice[kind]}?${query}`, alice.key)
+    return (await client.listTools()).tools
+  }
+  for (const kind of ['sse', 'mcp'] as const) {
+    const tools = await toolsOf(kind, 'readonly=true&toolsets=core,assets')
+    expect(tools.map(({ name }) => name)).toContain('search_requests')
+    expect(tools.map(({ name }) => name)).not.toContain('search_assets')
+    expect(tools.filter(({ annotations }) => !annotations?.readOnlyHint).map(({ name }) => name)).toEqual([])
+  }
+})
+
 test('each of two users sees only the tickets that the own grant allows', async () => {
   await using asAlice = await connect('sse', alice.sse, alice.key)
   await using asBob = await connect('mcp', bob.mcp, bob.key)

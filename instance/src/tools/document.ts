@@ -30,8 +30,8 @@ export function renderDocument(): string {
 
 Written from the catalogue by \`node instance/src/tools/document.ts\`; do not edit by hand.
 
-The administrator chooses the toolsets of each person. A session can narrow them, and only tools whose Zoho scopes
-were granted are offered. **R** reads, **W** writes, **D** cannot be undone or decides for others, **I** may be
+The administrator chooses the toolsets of each person. A session can [narrow them](clients.md#fewer-tools-for-a-session), and
+only tools whose Zoho scopes were granted are offered. **R** reads, **W** writes, **D** cannot be undone or decides for others, **I** may be
 repeated without harm, **O** reaches people outside of the desk. What is **D** or **O** asks the person first: by a
 question of the client where it can ask, otherwise by a preview with a token.
 
