@@ -107,6 +107,32 @@ test('a revoked key is unknown within a second to every control plane, which tel
   }
 })
 
+test('a revocation that could not be read is seen once the database lets it, though nobody asks again', async () => {
+  const { userId, apiKey } = await users.create({ username: 'bert' }, 'admin')
+  const directory = await watch()
+  await database.db.withTx(async tx => {
+    await tx.query('lock table client_fingerprints in access exclusive mode')
+    await users.revokeKey('bert', apiKey.id, 'admin')
+    // that of the notification fails, too
+    for (let look = 0; look < 2; look++) await expect(directory.refresh(userId)).rejects.toThrow()
+  })
+  await eventually('unknown', () => find(directory, apiKey) === undefined, 3_000)
+  expect(directory.revoked).toMatchObject([{ keyIds: [apiKey.id], reason: 'key-revoked' }])
+}, 30_000)
+
+test('a key that has expired by our clock is none, even if the clock of the database is behind', async () => {
+  const { userId } = await users.create({ username: 'berta' }, 'admin')
+  let ahead = 0
+  const directory = await watch({ now: () => Date.now() + ahead })
+  const expiresAt = new Date(Date.now() + 50_000).toISOString()
+  const key = await users.issueKey('berta', { expiresAt }, 'admin', Date.now())
+  await eventually('known', () => find(directory, key), 1_000)
+  ahead = 51_000
+  await directory.refresh(userId)
+  expect(find(directory, key)).toBeUndefined()
+  expect(directory.revoked).toMatchObject([{ keyIds: [key.id], reason: 'key-revoked' }])
+})
+
 test('a suspension is told once, and keys are known as suspended, then as active again', async () => {
   const { userId, apiKey } = await users.create({ username: 'carol' }, 'admin')
   const directory = await watch()
@@ -260,6 +286,27 @@ test('the first use of a key stands in the database within a second, further one
   await directory.dispose()
   open.length = 0
   expect(await lastUsed()).toBe(new Date(first + 61_000).toISOString())
+})
+
+test('two programs that share a key take no turns in the database', async () => {
+  const { apiKey } = await users.create({ username: 'kit' }, 'admin')
+  const directory = await watch()
+  const row = async () =>
+    (await database.db.query('select xmin, last_client from api_keys where id = $1', [apiKey.id]))[0]!
+  for (const program of ['first/1.0', 'second/1.0']) {
+    directory.used(apiKey.id, '192.0.2.1', program)
+    await eventually('written', async () => (await row()).last_client === program, 1_000)
+  }
+  const before = await row()
+  for (let turn = 0; turn < 20; turn++) {
+    directory.used(apiKey.id, '192.0.2.1', turn % 2 ? 'second/1.0' : 'first/1.0')
+    await delay(30)
+  }
+  await delay(400)
+  expect(await row()).toEqual(before)
+  // a third one is news
+  directory.used(apiKey.id, '192.0.2.1', 'third/1.0')
+  await eventually('written', async () => (await row()).last_client === 'third/1.0', 1_000)
 })
 
 test('the audit tells of the first use of a key on each day, not of every use', async () => {

@@ -56,6 +56,9 @@ export interface Directory {
 }
 
 const fullLookMs = 60_000
+/** after a look that failed; twice as long after each further one */
+const firstLookAgainMs = 250
+const longestLookAgainMs = 5_000
 const staleAfterMs = 300_000
 const writeUseMs = 60_000
 const forgetUseMs = 600_000
@@ -126,6 +129,8 @@ export async function openDirectory({
   // One look at a time: of two at once the older could be applied last, and bring back a key that was revoked between them.
   let last: Promise<void> = Promise.resolve()
   let next: Look | undefined
+  let againTimer: NodeJS.Timeout | undefined
+  let lookAgainMs = firstLookAgainMs
 
   /** @param userId - null: everybody */
   function look(userId: string | null): Promise<void> {
@@ -135,12 +140,28 @@ export async function openDirectory({
         next = undefined
         return read(mine)
       })
-      last = mine.done.catch(() => {})
+      last = mine.done.then(
+        () => {
+          lookAgainMs = firstLookAgainMs
+        },
+        () => lookAgain(),
+      )
       next = mine
     }
     if (userId === null) next.everybody = true
     else next.users.add(userId)
     return next.done
+  }
+
+  /** What a look that failed did not see may be a revocation. Which one is not known, so everybody is looked at. */
+  function lookAgain(): void {
+    if (closed || againTimer) return
+    againTimer = setTimeout(() => {
+      againTimer = undefined
+      look(null).catch(report)
+    }, lookAgainMs)
+    againTimer.unref()
+    lookAgainMs = Math.min(2 * lookAgainMs, longestLookAgainMs)
   }
 
   async function read({ users, everybody }: Look): Promise<void> {
@@ -192,7 +213,9 @@ export async function openDirectory({
 
   function knownBy({ id: userId, username, suspended, limits, keys, client, site }: UserRow): Known {
     const common = { userId, username, suspended, limits: effectiveLimits(limits, config.userLimits) }
-    const hashes = keys.map(key => [key.hash, { keyId: key.id, ...common, expiresAt: key.expires_at }] as const)
+    // a key that has expired by our clock is none, whatever the database's clock says
+    const valid = keys.filter(key => key.expires_at === null || key.expires_at > now())
+    const hashes = valid.map(key => [key.hash, { keyId: key.id, ...common, expiresAt: key.expires_at }] as const)
     if (!client) return { hashes: new Map(hashes), client: undefined }
     // another secret is another key: what came in with the old one is cut
     const keyId = `client:${createHash('sha256').update(client.fingerprint).digest('hex').slice(0, 16)}`
@@ -227,7 +250,15 @@ export async function openDirectory({
   }, fullLookMs)
   timer.unref()
 
-  type Use = { at: number; address: string | undefined; client: string | undefined; writtenAt: number; dirty: boolean }
+  type Use = {
+    at: number
+    address: string | undefined
+    client: string | undefined
+    writtenAt: number
+    dirty: boolean
+    /** who came last with this key, so that two programs who share it do not take turns as news */
+    recent: string[]
+  }
   const uses = new Map<string, Use>()
   let soon: NodeJS.Timeout | undefined
   async function writeUses() {
@@ -240,7 +271,7 @@ export async function openDirectory({
       else if (at - use.at > forgetUseMs) uses.delete(keyId)
     if (batch.length === 0) return
     const column = <T>(read: (use: Use) => T) => batch.map(([, use]) => read(use))
-    await db.withTx(async tx => {
+    const writing = db.withTx(async tx => {
       const firstToday = await tx.query<{ id: string; user_id: string; username: string; prefix: string; day: string }>(
         `with before as (
            select k.id, k.last_used_at, used.at, used.address, used.client
@@ -273,6 +304,10 @@ export async function openDirectory({
           detail: { keyId: id, keyPrefix: prefix, day },
         })
     })
+    await writing.catch(error => {
+      for (const [, use] of batch) use.dirty = true
+      throw error
+    })
   }
 
   return {
@@ -293,13 +328,15 @@ export async function openDirectory({
       // clients without a key have no row to note it in
       if (keyId.startsWith('client:')) return
       const at = now()
+      const who = `${client} ${address}`
       let use = uses.get(keyId)
       if (!use) {
-        use = { at, address, client, writtenAt: Number.NEGATIVE_INFINITY, dirty: true }
+        use = { at, address, client, writtenAt: Number.NEGATIVE_INFINITY, dirty: true, recent: [who] }
         uses.set(keyId, use)
       }
       // the first use of a quiet time, and another client, are written soon, so that an admin sees them
-      const isNews = at - use.writtenAt > writeUseMs || use.client !== client || use.address !== address
+      const isOther = use.client !== client || use.address !== address
+      const isNews = at - use.writtenAt > writeUseMs || (isOther && isNewcomer(use.recent, who))
       use.at = at
       use.address = address
       use.client = client
@@ -312,9 +349,17 @@ export async function openDirectory({
       await last
       closed = true
       clearTimeout(expiryTimer)
+      clearTimeout(againTimer)
       await writeUses().catch(report)
     },
   }
+}
+
+/** Remembers who came; a fifth one displaces the first. */
+function isNewcomer(recent: string[], who: string): boolean {
+  if (recent.includes(who)) return false
+  if (recent.push(who) > 4) recent.shift()
+  return true
 }
 
 function identitiesOf(known: Known | undefined): Identity[] {

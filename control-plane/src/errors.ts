@@ -49,6 +49,7 @@ export const catalogue = {
   'disk-full': [503, 'The disk of the Docker host is full'],
   'instance-failed': [503, 'The instance could not be started'],
   'instance-starting': [503, 'The instance is not ready yet'],
+  'instance-ended': [502, 'The instance ended while it worked'],
   'instance-unreachable': [503, 'The instance does not answer'],
   'instance-not-found': [404, 'The user has no instance yet'],
   'rollout-active': [409, 'Another rollout is under way'],

@@ -31,7 +31,10 @@ const usageRow = z.object({
   p95Ms: z.number().int(),
   p99Ms: z.number().int(),
 })
-const day = z.iso.date('must be a day such as 2026-01-31')
+const notADay = 'must be a day such as 2026-01-31'
+// PostgreSQL knows no year 0
+const day = z.iso.date(notADay).refine(text => text >= '1970', notADay)
+const toolName = z.string().regex(/^[a-z0-9_]{1,100}$/)
 const dayMs = 24 * 60 * 60 * 1000
 const concurrentQuestions = 16
 
@@ -110,7 +113,12 @@ export function activityRoutes(app: App, parts: ActivityRoutes): void {
         username: name,
         limit,
         after:
-          cursorDay && cursorName && cursorTool && day.safeParse(cursorDay).success
+          cursorDay &&
+          cursorName &&
+          cursorTool &&
+          day.safeParse(cursorDay).success &&
+          username.safeParse(cursorName).success &&
+          toolName.safeParse(cursorTool).success
             ? { day: cursorDay, username: cursorName, tool: cursorTool }
             : undefined,
       })

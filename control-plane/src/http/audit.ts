@@ -7,10 +7,11 @@ import { AppError } from '../errors.ts'
 import { username } from '../user-schemas.ts'
 import type { App } from './server.ts'
 
-const instant = z.iso.datetime({
-  offset: true,
-  error: 'must be a time such as 2026-01-31T00:00:00Z',
-})
+const notAnInstant = 'must be a time such as 2026-01-31T00:00:00Z'
+const instant = z.iso
+  .datetime({ offset: true, error: notAnInstant })
+  // what PostgreSQL takes: no year 0, and no offset of 16 hours or more
+  .refine(text => text >= '1970' && !/[+-](1[6-9]|2\d):\d\d$/.test(text), notAnInstant)
 const query = z.object({
   user: username.optional(),
   action: z

@@ -59,6 +59,12 @@ export function userRoutes(
   app: App,
   { users, connections, consent, fleet, runtime, directory, publicUrl, now }: UserRoutes,
 ): void {
+  const followers = new Set<AbortController>()
+  // who follows a log would keep the server open
+  app.addHook('preClose', async () => {
+    for (const follower of followers) follower.abort()
+  })
+
   app.post(
     '/v1/users',
     {
@@ -372,14 +378,18 @@ export function userRoutes(
       exposeHeadRoute: false,
     },
     async (request, reply) => {
+      // before anything is waited for: who leaves meanwhile would be followed for ever
+      const gone = new AbortController()
+      reply.raw.once('close', () => gone.abort())
+      followers.add(gone)
+      gone.signal.addEventListener('abort', () => followers.delete(gone))
       const { instance } = await users.get(request.params.username)
       if (!instance.containerId)
         throw new AppError(
           'instance-not-found',
           'This user has no container at the moment, so there is no log. Start it: POST .../instance/start.',
         )
-      const gone = new AbortController()
-      reply.raw.once('close', () => gone.abort())
+      if (gone.signal.aborted) return void reply.hijack()
       const lines = await runtime.logs(instance.containerId, {
         tail: request.query.tail,
         follow: request.query.follow === 'true',

@@ -1,14 +1,19 @@
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { AppError } from '../errors.ts'
 
 /**
  * The whole body of a request. It is small by nature, so it is held instead of streamed: then an instance that cannot be
  * reached costs a retry and not the request, and a slow sender occupies nobody's instance.
  *
+ * @param grown - told how large it is by now; see {@link createBodyRoom}
  * @returns null when it has none, or when the client went away
- * @throws AppError `body-too-large` as soon as that is known
+ * @throws AppError `body-too-large` as soon as that is known, and what `grown` throws
  */
-export async function readBody(request: IncomingMessage, limitBytes: number): Promise<Buffer | null> {
+export async function readBody(
+  request: IncomingMessage,
+  limitBytes: number,
+  grown?: (bytes: number) => void,
+): Promise<Buffer | null> {
   const announced = request.headers['content-length']
   if (Number(announced ?? 0) > limitBytes) throw tooLarge(limitBytes)
   if (announced === '0' || (announced === undefined && request.headers['transfer-encoding'] === undefined)) return null
@@ -17,8 +22,13 @@ export async function readBody(request: IncomingMessage, limitBytes: number): Pr
     let bytes = 0
     const onData = (chunk: Buffer) => {
       bytes += chunk.length
-      if (bytes > limitBytes) end(() => reject(tooLarge(limitBytes)))
-      else chunks.push(chunk)
+      if (bytes > limitBytes) return end(() => reject(tooLarge(limitBytes)))
+      try {
+        grown?.(bytes)
+      } catch (error) {
+        return end(() => reject(error))
+      }
+      chunks.push(chunk)
     }
     const onEnd = () => end(() => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)))
     const onClose = () => end(() => resolve(null))
@@ -30,6 +40,45 @@ export async function readBody(request: IncomingMessage, limitBytes: number): Pr
     // a client that goes away is told by "close"
     request.on('error', () => {})
   })
+}
+
+/** not counted: as many of these as a user may have open are no burden */
+const smallBodyBytes = 64 * 1024
+const mostHeldBytes = 32 * 1024 * 1024
+
+/**
+ * Counts the large bodies that the requests of a user hold until they are answered. Each is bounded and so is their number,
+ * but not what both come to.
+ * @returns for each request: what is told of its growth; it throws AppError `concurrency-limit-exceeded`
+ */
+export function createBodyRoom(mostBytes = mostHeldBytes) {
+  const held = new Map<string, number>()
+  return (
+    userId: string,
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): ((bytes: number) => void) | undefined => {
+    if (Number(request.headers['content-length'] ?? Number.POSITIVE_INFINITY) <= smallBodyBytes) return undefined
+    let mine = 0
+    const release = () => {
+      const left = (held.get(userId) ?? 0) - mine
+      if (left > 0) held.set(userId, left)
+      else held.delete(userId)
+    }
+    return bytes => {
+      if (bytes <= smallBodyBytes || response.destroyed) return
+      const others = (held.get(userId) ?? 0) - mine
+      if (others + bytes > mostBytes)
+        throw new AppError(
+          'concurrency-limit-exceeded',
+          `Your calls under way hold ${mostBytes / 1024 / 1024} MiB of messages, which is the limit. Send large ones one after another.`,
+          { retryAfterSeconds: 5 },
+        )
+      if (mine === 0) response.once('close', release)
+      held.set(userId, others + bytes)
+      mine = bytes
+    }
+  }
 }
 
 const lingerMs = 5_000

@@ -99,6 +99,34 @@ test('workers share the rate of a user: who goes to each of them gets no more th
   expect(refusalOf(() => two[1]!.enter('bob', limits))).toBeUndefined()
 })
 
+test('what others let in counts in full, though the user was last seen here long ago', () => {
+  const { limiters, wait, tellEachOther } = workers(4)
+  const limits = { requestsPerSecond: 10, burst: 50, concurrentRequests: 0 }
+  for (const limiter of limiters) limiter.enter('alice', limits)
+  tellEachOther()
+  wait(60_000)
+  let taken = 0
+  // each of them is asked for all it gives, one after the other, within half a second
+  for (const limiter of limiters) {
+    while (!refusalOf(() => limiter.enter('alice', limits))) taken++
+    tellEachOther()
+    wait(100)
+  }
+  expect(taken).toBeGreaterThanOrEqual(50)
+  expect(taken).toBeLessThanOrEqual(60)
+})
+
+test('a worker that was started again is told what is open within five seconds', () => {
+  const { limiters } = workers(1)
+  const [one] = limiters as [Limiter]
+  const limits = { requestsPerSecond: 0, burst: 1, concurrentRequests: 4 }
+  for (let count = 0; count < 4; count++) one.enter('alice', limits)
+  one.share()
+  const fresh = createLimiter({ isShared: true })
+  for (let tick = 0; tick < 50; tick++) fresh.heard(0, one.share())
+  expect(refusalOf(() => fresh.enter('alice', limits))?.code).toBe('concurrency-limit-exceeded')
+})
+
 test('workers share the number of open requests, and one that ends takes its own along', () => {
   const { limiters, tellEachOther } = workers(3)
   const limits = { requestsPerSecond: 0, burst: 1, concurrentRequests: 4 }

@@ -27,13 +27,18 @@ export interface Limiter {
   left(worker: number): void
 }
 
-/** Of one user: requests let in since the last time, and how many are open now. */
-export type Use = [userId: string, admitted: number, open: number]
+/** Of one user: requests let in since the last time, how many are open now, and how many a second are allowed. */
+export type Use = [userId: string, admitted: number, open: number, requestsPerSecond: number]
+
+/** with ten a second, every five seconds */
+const tellAllEvery = 50
 
 type Entry = {
   /** what is missing from a full bucket, as of `at` */
   spent: number
   at: number
+  /** how fast it fills, in requests a second; as of the last request, here or elsewhere */
+  rate: number
   open: number
   /** let in since the others were told; null: nothing has changed since */
   untold: number | null
@@ -56,14 +61,21 @@ export function createLimiter({
   const users = new Map<string, Entry>()
   /** those that the others are not told of yet */
   let changed: string[] = []
+  let shares = 0
 
   function entryOf(userId: string): Entry {
     let entry = users.get(userId)
     if (!entry) {
-      entry = { spent: 0, at: nowMs(), open: 0, untold: null, elsewhere: undefined, openElsewhere: 0 }
+      entry = { spent: 0, at: nowMs(), rate: 0, open: 0, untold: null, elsewhere: undefined, openElsewhere: 0 }
       users.set(userId, entry)
     }
     return entry
+  }
+  /** The bucket as it is now. What is added to one of long ago would be forgiven for all that time. */
+  function settle(entry: Entry): void {
+    const at = nowMs()
+    entry.spent = Math.max(0, entry.spent - ((at - entry.at) / 1000) * entry.rate)
+    entry.at = at
   }
   function note(userId: string, entry: Entry, admitted: number): void {
     if (entry.untold === null) {
@@ -81,7 +93,6 @@ export function createLimiter({
 
   return {
     enter(userId, { requestsPerSecond, burst, concurrentRequests }) {
-      const at = nowMs()
       const entry = entryOf(userId)
       const open = entry.open + entry.openElsewhere
       if (concurrentRequests > 0 && open >= concurrentRequests)
@@ -92,9 +103,9 @@ export function createLimiter({
         )
       if (requestsPerSecond > 0) {
         // what others let in meanwhile may make a debt, which is no larger than a burst
-        const spent = Math.min(2 * burst, entry.spent)
-        entry.spent = Math.max(0, spent - ((at - entry.at) / 1000) * requestsPerSecond)
-        entry.at = at
+        entry.spent = Math.min(2 * burst, entry.spent)
+        entry.rate = requestsPerSecond
+        settle(entry)
         const missing = entry.spent + 1 - burst
         if (missing > 0)
           throw new AppError(
@@ -115,19 +126,23 @@ export function createLimiter({
     },
     forget: userId => void users.delete(userId),
     share() {
+      // a worker that was started again knows nothing of what is open
+      if (++shares % tellAllEvery === 0) for (const [userId, entry] of users) if (entry.open > 0) note(userId, entry, 0)
       const told = changed
       changed = []
       return told.flatMap(userId => {
         const entry = users.get(userId)
         if (!entry) return []
-        const use: Use = [userId, entry.untold ?? 0, entry.open]
+        const use: Use = [userId, entry.untold ?? 0, entry.open, entry.rate]
         entry.untold = null
         return [use]
       })
     },
     heard(worker, uses) {
-      for (const [userId, admitted, open] of uses) {
+      for (const [userId, admitted, open, rate] of uses) {
         const entry = entryOf(userId)
+        if (rate > 0) entry.rate = rate
+        settle(entry)
         entry.spent += admitted
         openElsewhere(entry, worker, open)
       }

@@ -602,7 +602,10 @@ describe('an instance that is not there', () => {
     const answer = ask({ method: 'POST', key: alice.key, body: '{"id":1}' })
     await eventually('arrived', () => alice.instance.seen.length === 1)
     await alice.instance.die()
-    expect(await answer).toMatchObject({ status: 503, json: { code: 'instance-unreachable' } })
+    const told = await answer
+    expect(told).toMatchObject({ status: 502, json: { code: 'instance-ended' } })
+    // what repeats by itself would do it twice
+    expect(told.headers['retry-after']).toBeUndefined()
     // it may have done what it was asked: only the client may repeat that
     expect(alice.instance.seen).toHaveLength(1)
     expect(asked.looks).toEqual([alice.userId])
@@ -884,6 +887,22 @@ describe('ending', () => {
     expect((await call).text).toBe('finished')
     await closed
     agent.destroy()
+  })
+
+  test('a stream that waits for its instance does not begin any more, and holds up nothing', async () => {
+    const alice = await add('alice', events)
+    routes.set(alice.userId, null)
+    const { address } = alice.instance
+    const { promise, resolve } = Promise.withResolvers<{ address: string; generation: number }>()
+    instances.set(alice.userId, promise)
+    const answer = ask({ key: alice.key })
+    await eventually('waits', () => asked.wakes.length === 1)
+    const { aborted } = asked
+    await proxy.close(5_000)
+    expect(asked.aborted).toBe(aborted + 1)
+    resolve({ address, generation: 1 })
+    expect(await answer).toMatchObject({ status: 503, json: { code: 'control-plane-stopping' } })
+    expect(alice.instance.seen).toEqual([])
   })
 
   test('a call that does not finish in time is cut', async () => {

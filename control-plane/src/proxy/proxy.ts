@@ -9,7 +9,7 @@ import type { InstanceControl } from '../instance-control.ts'
 import type { Logger } from '../log.ts'
 import type { ProxyMetrics } from '../metrics.ts'
 import { asAppError, writeProblem } from '../problem.ts'
-import { discardRest, readBody } from './body.ts'
+import { createBodyRoom, discardRest, readBody } from './body.ts'
 import { createExchanges } from './exchanges.ts'
 import type { Limiter } from './limits.ts'
 import type { DrainingRoute, Route, Routes, SessionsSeen } from './routes.ts'
@@ -76,6 +76,9 @@ export function createProxy({
 }): McpProxy {
   const exchanges = createExchanges({ metrics, now })
   let closing = false
+  /** event streams whose instance is being started */
+  const waitingStreams = new Set<AbortController>()
+  const bodyRoom = createBodyRoom()
 
   function keyHash(request: IncomingMessage): string {
     const { authorization } = request.headers
@@ -136,7 +139,7 @@ export function createProxy({
       limiter.enter(userId, identity.limits)
       response.once('close', () => limiter.leave(userId))
     }
-    const body = await readBody(request, bodyLimitBytes)
+    const body = await readBody(request, bodyLimitBytes, bodyRoom(userId, request, response))
     directory.used(identity.keyId, addressOf(request), request.headers['user-agent'])
 
     const startedAt = performance.now()
@@ -148,6 +151,8 @@ export function createProxy({
       if (response.destroyed) return
       // the key may have been revoked while we waited, when there was nothing to cut yet
       if (identify(credential).suspended) throw suspended()
+      // those that were open have been ended, and one that begins now would hold up the end of everything
+      if (closing && method === 'GET') throw stopping()
       const meter = activity.meter(userId)
       if (attempt === 1) meter.requests++
       const outcome = await exchanges.begin(request, response, identity, {
@@ -173,13 +178,7 @@ export function createProxy({
       // the instance just died: look, so that the next request finds it right
       void fleet.reconcile(userId, { asked: 'client' }).catch(error => log.warn({ error }, 'proxy.reconcile.failed'))
       if (response.headersSent || response.destroyed) return
-      throw new AppError(
-        'instance-unreachable',
-        untouched
-          ? 'Your instance cannot be reached at the moment. Repeat the request in a few seconds.'
-          : 'Your instance ended while it worked on this. It is being started again; repeat the request in a few seconds.',
-        { retryAfterSeconds: 2, cause: outcome.error },
-      )
+      throw untouched || method === 'GET' ? unreachable(outcome.error) : endedAtWork(outcome.error)
     }
   }
 
@@ -220,7 +219,7 @@ export function createProxy({
   ): Promise<Aim> {
     for (let ask = wakeFirst; ; ask = false) {
       const known = ask ? undefined : routes.get(userId)
-      const route = known ?? (await wake(userId, response))
+      const route = known ?? (await wake(userId, request.method === 'GET', response))
       const side = route.draining === null ? route : await sideOf(route, route.draining, username, request, query)
       const statement = await signer.statement({ userId, username, generation: side.generation }, 'mcp')
       if (routes.get(userId) === route || response.destroyed) return { side, statement }
@@ -272,14 +271,18 @@ export function createProxy({
     return { draining: there, current: there ? null : await sessionsOf(route) }
   }
 
-  async function wake(userId: string, response: ServerResponse) {
+  async function wake(userId: string, isStream: boolean, response: ServerResponse) {
     const gone = new AbortController()
     const onClose = () => gone.abort()
     response.once('close', onClose)
+    if (isStream) waitingStreams.add(gone)
     try {
       await fleet.ensureReady(userId, { timeoutMs: readyTimeoutMs, signal: gone.signal })
+    } catch (error) {
+      throw closing && isStream ? stopping() : error
     } finally {
       response.off('close', onClose)
+      waitingStreams.delete(gone)
     }
     const route = routes.get(userId)
     if (!route)
@@ -322,6 +325,8 @@ export function createProxy({
 
     async close(graceMs) {
       closing = true
+      // calls have their grace, but a stream would only begin to be ended
+      for (const waiting of waitingStreams) waiting.abort()
       await exchanges.close(graceMs)
     },
   }
@@ -338,6 +343,21 @@ const stopping = () =>
     'control-plane-stopping',
     'The control plane is being stopped or restarted. Repeat the request in a few seconds.',
     { retryAfterSeconds: 5 },
+  )
+
+const unreachable = (cause: Error) =>
+  new AppError(
+    'instance-unreachable',
+    'Your instance cannot be reached at the moment. Repeat the request in a few seconds.',
+    { retryAfterSeconds: 2, cause },
+  )
+
+/** Whoever repeats by itself what was answered with 503 would make a ticket twice. */
+const endedAtWork = (cause: Error) =>
+  new AppError(
+    'instance-ended',
+    'Your instance ended while it worked on this, and is being started again. Whether it was done is not known: look in ServiceDesk Plus before you repeat it.',
+    { cause },
   )
 
 const suspended = () =>

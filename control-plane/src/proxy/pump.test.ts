@@ -1,10 +1,17 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { type ClientRequest, request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http'
+import {
+  type ClientRequest,
+  request as httpRequest,
+  type IncomingMessage,
+  type OutgoingHttpHeaders,
+  type ServerResponse,
+} from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterEach, expect, test } from 'vitest'
+import type { AppError } from '../errors.ts'
 import { eventually } from '../fleet/testing/support.ts'
 import { type Seen, startServer, startUpstream, type Upstream } from '../testing/upstream.ts'
-import { readBody } from './body.ts'
+import { createBodyRoom, readBody } from './body.ts'
 import { type Exchange, type Outcome, pump } from './pump.ts'
 import { createUpstream, type Upstream as Pool } from './upstream.ts'
 
@@ -23,8 +30,10 @@ async function carry(answer?: Upstream['answer'], options: { upstreamPort?: numb
   const outcomes: Outcome[] = []
   const exchanges: Exchange[] = []
   const arrived: string[] = []
+  const responses: ServerResponse[] = []
   const front = await startServer(async (request, response) => {
     arrived.push(request.url!)
+    responses.push(response)
     const body = await readBody(request, 4 * 1024 * 1024).catch(() => null)
     const target = {
       upstream: pool,
@@ -46,7 +55,7 @@ async function carry(answer?: Upstream['answer'], options: { upstreamPort?: numb
     async () => pool.destroy(),
     () => upstream[Symbol.asyncDispose](),
   )
-  return { upstream, front, arrived, outcomes, exchanges, pool }
+  return { upstream, front, arrived, responses, outcomes, exchanges, pool }
 }
 
 type Answer = {
@@ -126,6 +135,39 @@ test('a body sent in small pieces, without its length being told, arrives whole'
   expect(upstream.seen[0]!.body.toString()).toBe(pieces.join(''))
   expect(upstream.seen[0]!.headers['transfer-encoding']).toBeUndefined()
   expect(upstream.seen[0]!.headers['content-length']).toBe(String(pieces.join('').length))
+})
+
+test('what the large bodies of one user come to is bounded, and free again when they are answered', async () => {
+  const room = createBodyRoom(1024 * 1024)
+  const held: ServerResponse[] = []
+  await using front = await startServer(async (request, response) => {
+    const user = request.url!
+    try {
+      const body = await readBody(request, 4 * 1024 * 1024, room(user, request, response))
+      held.push(response)
+      if ((body?.length ?? 0) < 1_000) response.end('small')
+    } catch (error) {
+      response.writeHead((error as AppError).status, { connection: 'close' }).end((error as AppError).code)
+    }
+  })
+  const send = (path: string, size: number, headers: OutgoingHttpHeaders = {}) =>
+    open(front.port, { method: 'POST', path, body: Buffer.alloc(size), headers })
+  send('/alice', 600_000)
+  await eventually('held', () => held.length === 1)
+  const chunked = { 'transfer-encoding': 'chunked' }
+  for (const headers of [{}, chunked]) {
+    const refused = await read(await send('/alice', 600_000, headers).response)
+    expect([refused.status, refused.body.toString()]).toEqual([429, 'concurrency-limit-exceeded'])
+  }
+  // neither small ones nor those of others are concerned
+  expect((await ask(front.port, { method: 'POST', path: '/alice', body: 'x' })).status).toBe(200)
+  send('/bob', 600_000)
+  await eventually('held', () => held.length === 3)
+  held[0]!.end()
+  const again = send('/alice', 600_000)
+  await eventually('held again', () => held.length === 4)
+  again.request.destroy()
+  for (const response of held) response.destroy()
 })
 
 test('events pass byte for byte, each as soon as it is written, however it is cut', async () => {
@@ -303,6 +345,51 @@ test('last words are said only to who reads, and an endless number of them to no
   const stream = await open(front.port).response
   stream.once('data', () => void upstream.die())
   expect(await read(stream)).toMatchObject({ whole: false })
+})
+
+test('a stream whose client does not read ends all the same when it is cut, with last words', async () => {
+  let enough = false
+  const { front, exchanges, responses } = await carry(async ({ response }) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream', 'x-sdp-last-words': wordsOf('gone') })
+    while (!enough && !response.destroyed) {
+      response.write(`data: ${'x'.repeat(992)}\n\n`)
+      if (responses[0]!.writableLength > 0) await delay(1)
+      enough = responses[0]!.writableLength > 4_000
+      await new Promise(setImmediate)
+    }
+  })
+  const stream = await open(front.port).response
+  stream.on('error', () => {})
+  stream.pause()
+  await eventually('stuck', () => enough, 20_000)
+  // some wait in our process, and not so many that a drain is waited for
+  expect(responses[0]!.writableNeedDrain).toBe(false)
+  exchanges[0]!.cut()
+  await eventually('ended', () => responses[0]!.destroyed, 2_000)
+})
+
+test('many small events for a slow reader make it wait once, not once for each of them', async () => {
+  const warnings: string[] = []
+  const onWarning = (warning: Error) => warnings.push(warning.name)
+  process.on('warning', onWarning)
+  cleanups.push(async () => void process.off('warning', onWarning))
+  const { front, responses } = await carry(({ response }) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    response.flushHeaders()
+    const socket = response.socket!
+    const go = () => {
+      while (socket.write('10\r\ndata: 12345678\n\n\r\n'.repeat(2_000)));
+      socket.once('drain', go)
+    }
+    go()
+  })
+  const stream = await open(front.port).response
+  stream.pause()
+  await eventually('stuck', () => responses[0]?.writableNeedDrain, 20_000)
+  await delay(200)
+  expect(responses[0]!.listenerCount('drain')).toBe(1)
+  stream.destroy()
+  expect(warnings).toEqual([])
 })
 
 test('an instance that dies before it answers is told as broken, with nothing sent to the client', async () => {

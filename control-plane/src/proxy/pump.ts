@@ -101,6 +101,7 @@ class Pump implements Exchange, Answer {
   #over = false
   /** whether the headers are on their way to the client, alone or with the bytes that came with them */
   #headSent = false
+  #waitsForDrain = false
 
   constructor(
     request: IncomingMessage,
@@ -212,6 +213,8 @@ class Pump implements Exchange, Answer {
     }
     // the line ends close an event that was cut short
     response.end(`\n\n${Buffer.from(words, 'base64').toString()}`, () => response.destroy())
+    // a client that does not read would never hear of its end
+    setTimeout(() => response.destroy(), lastWordsMs).unref()
   }
 
   data(chunk: Buffer): void {
@@ -225,8 +228,12 @@ class Pump implements Exchange, Answer {
       const copy = copyOf(chunk)
       if (response.write(copy.bytes, copy.release)) return
     }
+    // what was read at once may hold many pieces, and more of them come after the first that has to wait
+    if (this.#waitsForDrain) return
+    this.#waitsForDrain = true
     this.#call?.pause()
     response.once('drain', () => {
+      this.#waitsForDrain = false
       if (!this.#over) this.#call?.resume()
     })
   }
@@ -268,6 +275,8 @@ const none: string[] = []
 
 /** Base64 of a few short events; an instance that sends more is not one of ours. */
 const lastWordsLimit = 8 * 1024
+/** How long a client may take to read them. */
+const lastWordsMs = 500
 
 /** Buffers for large pieces, used again once their bytes have left: else a large answer fills the memory with used ones. */
 const spare: Buffer[] = []
