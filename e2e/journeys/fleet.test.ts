@@ -106,7 +106,10 @@ test('what was used outlives the container that counted it', async () => {
   // of an earlier run of the container
   expect(row('get_my_context').calls).toBeGreaterThanOrEqual(1)
   expect(row('get_my_context').p95Ms).toBeLessThanOrEqual(row('get_my_context').maxMs)
-  expect((await stack.admin('GET', '/v1/usage?from=yesterday')).status).toBe(400)
+  for (const day of ['yesterday', '0000-01-01', '2026-02-30'])
+    expect((await stack.admin('GET', `/v1/usage?from=${day}`)).status, day).toBe(400)
+  const strange = Buffer.from('2026-01-01 alice \0').toString('base64url')
+  expect((await stack.admin('GET', `/v1/usage?cursor=${strange}`)).status).toBe(400)
 })
 
 test('metrics tell states, wakes, bytes, streams and the SDP API, and name nobody', async () => {

@@ -147,5 +147,7 @@ test('a wrong question is refused with all its wrong parts, and nobody without t
   expect(body.errors.map((part: { pointer: string }) => part.pointer).sort()).toEqual(
     ['user', 'from', 'limit', 'cursor', 'action'].map(name => `#/query/${name}`).sort(),
   )
+  for (const from of ['0000-01-01T00:00:00Z', '2026-01-01T00:00:00%2B23:59'])
+    expect((await stack.admin('GET', `/v1/audit?from=${from}`)).status, from).toBe(400)
   expect((await stack.admin('GET', '/v1/audit', undefined, { authorization: 'Bearer wrong' })).status).toBe(401)
 })

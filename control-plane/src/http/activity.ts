@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { Db } from '../db.ts'
+import { AppError } from '../errors.ts'
 import { controlTargets, type InstanceControl } from '../instance-control.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Routes } from '../proxy/routes.ts'
@@ -34,7 +35,7 @@ const usageRow = z.object({
 const notADay = 'must be a day such as 2026-01-31'
 // PostgreSQL knows no year 0
 const day = z.iso.date(notADay).refine(text => text >= '1970', notADay)
-const toolName = z.string().regex(/^[a-z0-9_]{1,100}$/)
+const place = z.tuple([day, username, z.string().regex(/^[a-z0-9_]{1,100}$/)])
 const dayMs = 24 * 60 * 60 * 1000
 const concurrentQuestions = 16
 
@@ -105,22 +106,12 @@ export function activityRoutes(app: App, parts: ActivityRoutes): void {
     async request => {
       const { from, to, cursor, limit, username: name } = request.query
       const dayOf = (ms: number) => new Date(ms).toISOString().slice(0, 10)
-      const [cursorDay, cursorName, cursorTool] =
-        cursor === undefined ? [] : Buffer.from(cursor, 'base64url').toString().split(' ')
       const { rows, more } = await usage.list({
         from: from ?? dayOf(now() - 6 * dayMs),
         to: to ?? dayOf(now()),
         username: name,
         limit,
-        after:
-          cursorDay &&
-          cursorName &&
-          cursorTool &&
-          day.safeParse(cursorDay).success &&
-          username.safeParse(cursorName).success &&
-          toolName.safeParse(cursorTool).success
-            ? { day: cursorDay, username: cursorName, tool: cursorTool }
-            : undefined,
+        after: cursor === undefined ? undefined : placeOf(cursor),
       })
       const last = rows.at(-1)
       const nextCursor =
@@ -132,4 +123,15 @@ export function activityRoutes(app: App, parts: ActivityRoutes): void {
   app.get('/metrics', { schema: { hide: true } as never, config: { quiet: true } as never }, async (_request, reply) =>
     reply.type(metrics.contentType).send(await metrics.text()),
   )
+}
+
+/** @throws AppError `request-invalid` */
+function placeOf(cursor: string): { day: string; username: string; tool: string } {
+  const { data } = place.safeParse(Buffer.from(cursor, 'base64url').toString().split(' '))
+  if (!data)
+    throw new AppError('request-invalid', 'The cursor is none of ours. Begin again without it.', {
+      invalid: [{ pointer: '#/query/cursor', detail: 'must be the nextCursor of the page before' }],
+    })
+  const [day, username, tool] = data
+  return { day, username, tool }
 }
