@@ -127,6 +127,46 @@ describe('troubles of the site', () => {
     expect(error.kind).toBe('indeterminate')
   })
 
+  it('with a short Retry-After are waited out as long as the site says', async () => {
+    const headers = { 'retry-after': '1' }
+    desk.simulator.faults.add({ kind: 'status', status: 503, headers, match: { path: '/requests' }, count: 1 })
+    const startedAt = performance.now()
+    await sdp.list(requests)
+    expect(performance.now() - startedAt).toBeGreaterThan(900)
+  })
+
+  it.each(['20', '9999999'])('with Retry-After %s are told at once, with the number of seconds', async seconds => {
+    const headers = { 'retry-after': seconds }
+    const id = await anyRequest()
+    const edit = () => sdp.put(path`/requests/${id}`, { request: { subject: 'x' } })
+    for (const [status, work, kind, step] of [
+      [503, () => sdp.list(requests), 'down', /^The site asks to wait \d+ seconds/],
+      [503, edit, 'down', /^The change was not made\. The site asks to wait/],
+      [502, edit, 'indeterminate', /^The site asks to wait .* Do not repeat it blindly/],
+    ] as const) {
+      desk.simulator.faults.add({ kind: 'status', status, headers, match: { path: '/requests' } })
+      const [before, startedAt] = [sent, performance.now()]
+      const error = await caught(work())
+      expect(performance.now() - startedAt).toBeLessThan(1_000)
+      expect([error.kind, error.details.retryAfterSeconds, sent - before]).toEqual([kind, Number(seconds), 1])
+      expect(error.details.nextStep).toMatch(step)
+      expect(error.details.nextStep).toContain(seconds)
+      desk.simulator.faults.clear()
+    }
+  })
+
+  it('a change whose answer was lost stays in doubt, though its repetition was refused', async () => {
+    const id = await anyRequest()
+    desk.simulator.faults.add({ kind: 'drop-after', match: { path: '/requests', method: 'PUT' }, count: 1 })
+    desk.simulator.faults.add({ kind: 'status', status: 503, match: { path: '/requests', method: 'PUT' } })
+    const before = sent
+    const error = await caught(sdp.put(path`/requests/${id}`, { request: { subject: 'in doubt' } }))
+    expect([error.kind, sent - before]).toEqual(['indeterminate', 3])
+    desk.simulator.faults.clear()
+    const { request } = (await sdp.get(path`/requests/${id}`)) as { request: { subject: string } }
+    expect(request.subject).toBe('in doubt')
+  })
+
   it('an answer that is no JSON is a failure, not an empty list', async () => {
     desk.simulator.faults.add({ kind: 'not-json', match: { path: '/requests' } })
     expect((await caught(sdp.list(requests))).kind).toBe('drift')
@@ -195,6 +235,23 @@ it('an operation falls back to its older name where the site knows no other, and
   expect(sent - before).toBe(2)
   await sdp.operate(path`/requests/${id}`, 'pickup')
   expect(sent - before).toBe(3)
+})
+
+it.each([
+  [{ kind: 'drop-after' }, 'indeterminate', ''],
+  [{ kind: 'status', status: 403 }, 'denied', ''],
+  [{ kind: 'status', status: 400 }, 'invalid-value', ''],
+  // there is no such path either: the first answer names the documented form
+  [{ kind: 'status', status: 404 }, 'not-found', '_'],
+  [{ kind: 'status', status: 401 }, 'not-found', '_'],
+  [{ kind: 'status', status: 405 }, 'not-found', '_'],
+  [{ kind: 'status', status: 302 }, 'not-found', '_'],
+] as const)('an operation tells what its older name ended in: %o', async (fault, kind, underscore) => {
+  const id = await anyRequest()
+  desk.simulator.faults.add({ kind: 'status', status: 404, match: { path: `/requests/${id}/_assign` } })
+  desk.simulator.faults.add({ ...fault, match: { path: `/requests/${id}/assign` } })
+  const error = await caught(sdp.operate(path`/requests/${id}`, 'assign', {}, { repeatable: false }))
+  expect([error.kind, error.details.call]).toEqual([kind, `PUT /requests/{}/${underscore}assign`])
 })
 
 it('never sends the token to another host', async () => {

@@ -55,7 +55,7 @@ const acceptType = 'application/vnd.manageengine.sdp.v3+json'
 const readTimeoutMs = 20_000
 const writeTimeoutMs = 30_000
 const downloadTimeoutMs = 60_000
-/** A wait longer than this is the caller's business: we answer `limited` with the number of seconds. */
+/** A wait longer than this is the caller's business: the error tells the number of seconds. */
 const longestWaitSeconds = 15
 const longestUrl = 8_000
 const longestJsonBytes = 8 * 1024 * 1024
@@ -68,7 +68,8 @@ const lockMs = 300_000
 /**
  * Builds the one way to the SDP Cloud API v3 for this user.
  *
- * Retries: reads and repeatable PUTs after 429, 4015, 5xx and lost connections, at most twice, honouring Retry-After.
+ * Retries: reads and repeatable PUTs after 429, 4015, 5xx and lost connections, at most twice, honouring Retry-After;
+ * a site that asks for a long wait is not asked again.
  * A 401 is answered with at most one token refresh and one replay. A write that timed out is never repeated: it ends
  * as `indeterminate`. Redirects are not followed: they lead to a login page (docs/sdp-api.md 4.4).
  */
@@ -95,6 +96,7 @@ export function createSdpClient(context: Pick<InstanceContext, 'http' | 'tokens'
 
   async function send(request: SdpRequest, signal: AbortSignal, onRequest: () => void): Promise<SdpAnswer> {
     const repeatable = request.repeatable ?? (request.method === 'GET' || request.method === 'PUT')
+    let unsure: SdpError | undefined
     try {
       const work = policy.execute(async () => {
         signal.throwIfAborted()
@@ -102,12 +104,15 @@ export function createSdpClient(context: Pick<InstanceContext, 'http' | 'tokens'
           const key = `${request.method} ${request.path.template}`
           return await authorized(token => exchange(request, token, signal, onRequest), key, signal, request.probe)
         } catch (error) {
+          if (isSdpError(error, 'indeterminate') && request.method !== 'GET') unsure = error
           throw worthRepeating(error, repeatable) ? new Repeatable(error) : error
         }
       }, signal)
       return await abortable(work, signal)
     } catch (error) {
       const cause = error instanceof Repeatable ? error.error : error
+      // that a repeated write was refused does not tell whether the one before was done
+      if (unsure && isSdpError(cause, 'down', 'limited')) throw unsure
       if (cause instanceof SdpError) throw cause
       if (signal.aborted) throw cancelled(request, cause)
       throw cause
@@ -224,9 +229,9 @@ export function createSdpClient(context: Pick<InstanceContext, 'http' | 'tokens'
             return await request(base)
           } catch (error) {
             if (!isSdpError(error, 'not-found')) throw error
-            const answer = await request({ ...base, path: child(parent, name) }).catch(() => {
-              // the first error names the documented form
-              throw error
+            const answer = await request({ ...base, path: child(parent, name) }).catch(second => {
+              // the first error names the documented form; anything else the second try ended in is what happened
+              throw isNoSuchPath(second) ? error : second
             })
             plainOperations.add(key)
             return answer
@@ -286,11 +291,17 @@ class Repeatable extends Error {
 
 /** A call refused by a limit that says when to come back was not carried out: even a POST may be sent again then. */
 function worthRepeating(error: unknown, repeatable: boolean): error is SdpError {
-  if (isSdpError(error, 'limited')) {
-    const seconds = error.details.retryAfterSeconds
-    return seconds === undefined ? repeatable : seconds <= longestWaitSeconds
-  }
-  return repeatable && isSdpError(error, 'down', 'indeterminate')
+  if (!isSdpError(error, 'limited', 'down', 'indeterminate')) return false
+  const seconds = error.details.retryAfterSeconds
+  if (seconds !== undefined && seconds > longestWaitSeconds) return false
+  return repeatable || (error.kind === 'limited' && seconds !== undefined)
+}
+
+/** Whether the site has no such path: some say it with 401, 405 or a redirect, and none of these does anything. */
+function isNoSuchPath(error: unknown): boolean {
+  if (isSdpError(error, 'not-found', 'missing-scope')) return true
+  const { httpStatus = 0 } = isSdpError(error) ? error.details : {}
+  return httpStatus === 405 || (httpStatus >= 300 && httpStatus < 400)
 }
 
 function inputData(input: unknown): string {
@@ -365,12 +376,20 @@ function cancelled(request: Pick<SdpRequest, 'method' | 'path'>, cause: unknown)
 
 /** What the envelope alone cannot know: a gateway that gave up on a write says nothing about the write. */
 function refine(error: SdpError, request: SdpRequest): SdpError {
-  const { httpStatus } = error.details
-  if (request.method !== 'GET' && (httpStatus === 502 || httpStatus === 504)) {
-    return new SdpError('indeterminate', sentence('indeterminate', {}), error.details)
+  const { details } = error
+  const isWrite = request.method !== 'GET'
+  if (isWrite && (details.httpStatus === 502 || details.httpStatus === 504)) {
+    const nextStep = details.retryAfterSeconds === undefined ? undefined : lookAfter(details.retryAfterSeconds)
+    return new SdpError('indeterminate', sentence('indeterminate', {}), { ...details, nextStep })
   }
-  return error
+  if (error.kind !== 'down' || details.retryAfterSeconds === undefined) return error
+  const nextStep = `${isWrite ? 'The change was not made. ' : ''}${waitFor(details.retryAfterSeconds)}`
+  return new SdpError('down', error.message, { ...details, nextStep })
 }
+
+const waitFor = (seconds: number) => `The site asks to wait ${seconds} seconds before the next call.`
+const lookAfter = (seconds: number) =>
+  `${waitFor(seconds)} Do not repeat it blindly: read the record first; repeat only if the change is not there.`
 
 function retryAfter(answer: HttpAnswer, now: number): number | undefined {
   const header = answer.header('retry-after')

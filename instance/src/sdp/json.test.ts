@@ -42,3 +42,11 @@ it('a property is set whatever its name is, and never a prototype', () => {
   expect(Object.getPrototypeOf(copy)).toBe(Object.prototype)
   expect('admin' in copy).toBe(false)
 })
+
+it('an instant that no Date can hold, in whatever zone, is none', () => {
+  for (const odd of ['9999999999999999', '-9999999999999999', '8640000000000000'])
+    expect(instant({ value: odd }), odd).toBeUndefined()
+  const last = instant('8639999900000000') ?? 0
+  expect(new Date(last + 14 * 3_600_000).toISOString()).toMatch(/^\+275760-/)
+  expect(instant('-1')).toBe(-1)
+})

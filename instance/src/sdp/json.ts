@@ -65,11 +65,16 @@ export function name(value: unknown): string | undefined {
   return text(value.name) ?? text(value.display_value) ?? text(value.title) ?? text(value.email_id) ?? text(value.id)
 }
 
-/** Epoch milliseconds of `{value: "..."}`, a number or a digit string; undefined when unset. */
+/** What a Date can hold, less a day, so that it still can in every time zone. */
+const furthestInstant = 8.64e15 - 24 * 3_600_000
+
+/** Epoch milliseconds of `{value: "..."}`, a number or a digit string; undefined when unset or no date. */
 export function instant(value: unknown): number | undefined {
   const raw = isObject(value) ? value.value : value
   const digits = text(raw)
-  return digits !== undefined && /^-?\d{1,16}$/.test(digits) ? Number(digits) : undefined
+  if (digits === undefined || !/^-?\d{1,16}$/.test(digits)) return undefined
+  const ms = Number(digits)
+  return Math.abs(ms) <= furthestInstant ? ms : undefined
 }
 
 export function rows(value: unknown): Json[] {

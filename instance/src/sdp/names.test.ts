@@ -104,6 +104,80 @@ it('people are found by me, e-mail, whole name and unmistakable part of it', asy
   expect(error.details.allowed).toContain('Bob Okafor <bob@northwind.example>')
 })
 
+/** Adds technicians of these names. */
+function hire(...people: string[]): void {
+  const users = desk.simulator.state.portals[0]?.tables.users ?? {}
+  const bob = Object.values(users).find(({ name }) => name === 'Bob Okafor')
+  for (const [index, name] of people.entries()) {
+    const id = `1000000000000${Object.keys(users).length + index}`
+    users[id] = { ...bob, id, name, email_id: `${name.replace(/\W/g, '-')}@northwind.example`.toLowerCase() } as never
+  }
+}
+
+it('people whose names differ by an initial or a dot are told apart, also by what is remembered', async () => {
+  hire('J. Qvist', 'A. Qvist', 'quinn.doe', 'quinn_doe', 'Quinn Doe')
+  const { people, sdp, calls } = await open('carol')
+  const resolve = async (who: string) => (await people.resolve(sdp, who, 'technician', 'technician')).person.name
+  for (const who of ['J. Qvist', 'A. Qvist', 'quinn.doe', 'quinn_doe', 'Quinn Doe']) {
+    expect(await resolve(who)).toBe(who)
+    const before = calls()
+    expect(await resolve(` ${who.toUpperCase()} `)).toBe(who)
+    expect(calls()).toBe(before)
+  }
+  const error = await resolve('Qvist').catch(reason => reason)
+  expect(error.message).toMatch(/fits several people/)
+  expect(error.details.allowed).toHaveLength(2)
+  await expect(resolve('B. Qvist')).rejects.toThrow(/Nobody called/)
+})
+
+it.each([
+  ['a smith', ['A. Smith']],
+  ['A. Smith', ['A. Smith']],
+  ['SMITH', ['A. Smith', 'J. Smith', 'Zoë Smith-Jones']],
+  ['Zoe Smith-Jones', ['Zoë Smith-Jones']],
+  ['jones', ['Zoë Smith-Jones']],
+  ['Zoe Smith Jones', []],
+  ['Smi', []],
+  ['.', []],
+])('among people whom a site offers for it, "%s" is one, or told to be several', async (who, expected) => {
+  const { people, sdp: real } = await open('carol')
+  const staff = ['A. Smith', 'J. Smith', 'Zoë Smith-Jones'].map((name, index) => ({ id: `${index + 1}`, name }))
+  // offers everybody, as a site may that searches loosely
+  const list = async () => ({ rows: staff, hasMore: false, total: undefined, startIndex: 1 })
+  const found = await people.resolve({ ...real, list }, who, 'technician', 'technician').then(
+    ({ person }) => [person.name],
+    error => (error.message.includes('several') ? error.details.allowed : []),
+  )
+  expect(found).toEqual(expected)
+})
+
+it('addresses that differ by a hyphen or an underscore are two people', async () => {
+  const { people, sdp } = await open('carol')
+  hire('pat-roe', 'pat_roe')
+  for (const name of ['pat-roe', 'pat_roe']) {
+    const found = await people.resolve(sdp, `${name}@northwind.example`, 'technician', 'technician')
+    expect(found).toMatchObject({ person: { name }, reference: { id: expect.any(String) } })
+  }
+})
+
+it('a list too long to read whole is searched anew for another spelling', async () => {
+  const searched: string[] = []
+  const rows = ['A. North', 'North'].map((name, index) => ({ id: `${index + 1}`, name }))
+  const { names, sdp: real } = await open('carol')
+  const sdp = {
+    ...real,
+    async list(_path: unknown, info: { search_criteria?: unknown }) {
+      const value = /"value":"([^"]+)"/.exec(JSON.stringify(info.search_criteria ?? ''))?.[1]
+      if (value) searched.push(value)
+      const found = value ? rows.filter(({ name }) => name.includes(value)) : [{ id: '9', name: 'South' }]
+      return { rows: found, hasMore: !value, total: undefined, startIndex: 1 }
+    },
+  } as unknown as typeof real
+  expect(await names.resolve(sdp, 'site', 'A. North')).toEqual({ id: '1', name: 'A. North' })
+  expect(await names.resolve(sdp, 'site', 'North ')).toEqual({ id: '2', name: 'North' })
+  expect(searched).toEqual(['A. North', 'North'])
+})
+
 it.each([
   ['401', 'ok'],
   ['404', '404'],

@@ -134,9 +134,10 @@ export function createNames(options: { now: () => number }): Names {
     if (!lookup) throw unknownField(field)
     const cacheKey = [key, query.parent?.id ?? '', lookup.moduleField ? (query.module ?? 'request') : ''].join('|')
     const found = await shared(loaded, cacheKey, () => load(sdp, key, field, lookup, query))
-    if (found.complete || !query.query) return found
-    // too long to read whole: let the site search
-    return shared(loaded, `${cacheKey}|${plain(query.query)}`, () => load(sdp, key, field, lookup, query, query.query))
+    const search = query.query?.trim()
+    if (found.complete || !search) return found
+    // too long to read whole: let the site search; it searches what is written, so another spelling is another question
+    return shared(loaded, `${cacheKey}|${search.toLowerCase()}`, () => load(sdp, key, field, lookup, query, search))
   }
 
   async function load(

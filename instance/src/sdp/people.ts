@@ -7,7 +7,7 @@ import { groupsOf } from './groups.ts'
 import { at, flag, isObject, type Json, name as nameOf, parseLossless, text } from './json.ts'
 import { all, any, type Condition, contains, criteria, is, type ListInfo } from './list-info.ts'
 import { path, type SdpPath } from './path.ts'
-import { closest, plain } from './similar.ts'
+import { closest } from './similar.ts'
 
 export type Person = {
   id?: string
@@ -58,7 +58,8 @@ export function createPeople(context: Pick<InstanceContext, 'user' | 'tokens' | 
   const self = new Cache<Person>({ size: 1, maxAgeMs: meMaxAgeMs, now: context.now })
 
   async function find(sdp: Sdp, query: string, options: FindOptions = {}): Promise<Person[]> {
-    const key = JSON.stringify([plain(query), query.includes('@'), options])
+    // SDP is asked as it is written: "J. Smith" and "A. Smith" are two questions
+    const key = JSON.stringify([query.trim().toLowerCase(), options])
     const known = found.get(key)
     if (known) return known
     const people = new Map<string, Person>()
@@ -250,12 +251,43 @@ function referenced(person: Person): { person: Person; reference: PersonReferenc
   return { person, reference: person.id ? { id: person.id } : { email_id: person.email ?? '' } }
 }
 
-/** Whole address or whole name; else one whole word of the name, if only one person has it. */
+/** Whole address or whole name, as written before any other spelling; else whole words of the name. */
 function match(people: Person[], wanted: string): Person[] {
   if (isEmail(wanted)) return people.filter(person => sameEmail(person, wanted))
-  const exact = people.filter(person => plain(person.name) === plain(wanted))
-  if (exact.length > 0) return exact
-  return people.filter(person => ` ${plain(person.name)} `.includes(` ${plain(wanted)} `))
+  const name = spelled(wanted)
+  if (name === '') return []
+  const rules: ((person: Person) => boolean)[] = [
+    person => person.name.trim().toLowerCase() === wanted.trim().toLowerCase(),
+    person => spelled(person.name) === name,
+    person => hasWords(spelled(person.name), name),
+  ]
+  for (const rule of rules) {
+    const found = people.filter(rule)
+    if (found.length > 0) return found
+  }
+  return []
+}
+
+/**
+ * Lower case, without accents and without dots and commas behind a word. What tells people apart stays: initials, which
+ * in a list of choices would be sorting prefixes, and the punctuation inside of names.
+ */
+function spelled(personName: string): string {
+  return personName
+    .normalize('NFKD')
+    .replace(/\p{M}/gu, '')
+    .toLowerCase()
+    .replace(/(?<![.,])[.,]+(?=\s|$)/g, '')
+    .replace(/\s+/g, ' ')
+    .trim()
+}
+
+/** Whether words stand in a name as whole words. */
+function hasWords(name: string, words: string): boolean {
+  const isLetter = (char: string | undefined) => char !== undefined && /[\p{L}\p{N}]/u.test(char)
+  for (let at = name.indexOf(words); at >= 0; at = name.indexOf(words, at + 1))
+    if (!isLetter(name[at - 1]) && !isLetter(name[at + words.length])) return true
+  return false
 }
 
 function sameEmail(person: Person, email: string): boolean {
