@@ -13,7 +13,7 @@ export async function pump(
   headers: OutgoingHttpHeaders,
   headersWithinMs: number,
   endAfterEvents: number | undefined,
-  sent: (bytes: number) => void,
+  sent: (chunk: Uint8Array) => void,
 ): Promise<boolean> {
   const reader = (from.body as ReadableStream<Uint8Array>).getReader()
   let gone = to.destroyed
@@ -34,7 +34,7 @@ export async function pump(
     while (left-- > 0) {
       const { done, value } = await reader.read()
       if (done || gone) break
-      sent(value.length)
+      sent(value)
       // the last event and the end of the answer follow each other at once: they leave, and are taken in, in one piece
       const { socket } = to
       socket?.cork()

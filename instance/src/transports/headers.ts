@@ -1,5 +1,4 @@
 import type { IncomingMessage } from 'node:http'
-import { isInitializeRequest, LATEST_PROTOCOL_VERSION } from '@modelcontextprotocol/sdk/types.js'
 import { type Toolset, toolsets } from '../contract.ts'
 
 /** What a session narrows by itself; it never widens. */
@@ -21,12 +20,6 @@ export function plainHeaders(request: IncomingMessage): Record<string, string> {
 export function forwardedPrefix(request: IncomingMessage): string {
   const prefix = header(request, 'x-forwarded-prefix') ?? ''
   return /^(\/[a-z0-9-]+)*$/.test(prefix) ? prefix : ''
-}
-
-export function protocolVersion(request: IncomingMessage, parsed: unknown): string {
-  const told = header(request, 'mcp-protocol-version')
-  if (told !== undefined) return told
-  return isInitializeRequest(parsed) ? LATEST_PROTOCOL_VERSION : ''
 }
 
 /** `X-MCP-Toolsets: core,approvals` and `X-MCP-Readonly: true`, or `toolsets=` and `readonly=` in the URL. */

@@ -565,6 +565,97 @@ describe('streams', () => {
     expect(foreign.status).toBe(400)
   })
 
+  /** A waiting call whose stream can be resumed. */
+  async function begin(url: string, headers: Record<string, string>, id: number, name: string) {
+    const cut = new AbortController()
+    const events = reader(await post(`${url}/mcp`, call(id, 'wait', { name }), headers, cut.signal))
+    const eventId = /id: (\S+)/.exec(await events.until(/id: \S+\n/))![1] as string
+    const resume = (signal?: AbortSignal) => stream(`${url}/mcp`, { ...headers, 'last-event-id': eventId }, signal)
+    return { events, cut: () => cut.abort(), resume }
+  }
+  const pause = (ms: number) => new Promise(done => setTimeout(done, ms))
+  const inFlight = async (url: string) => health.parse(await (await fetch(`${url}/healthz`)).json()).inFlight
+
+  test('are resumed whatever answers other calls had; a lost answer is to be looked for, not repeated', async () => {
+    const { url, calls } = await serve()
+    const headers = await rawSession(url, '2025-11-25')
+    const [early, late] = [await begin(url, headers, 1, 'early'), await begin(url, headers, 2, 'late')]
+    await expect.poll(() => calls.length).toBe(2)
+    early.cut()
+    late.cut()
+    await pause(50)
+    calls[0]!.finish()
+    await expect.poll(() => inFlight(url)).toBe(1)
+    await (await post(`${url}/mcp`, call(3, 'echo', { text: 'x'.repeat(1_200_000) }), headers)).text()
+    calls[1]!.finish()
+    expect(await reader(await late.resume()).rest()).toMatch(/waited for late/)
+    const lost = await early.resume()
+    const told = await lost.text()
+    expect([lost.status, told]).toEqual([400, expect.stringMatching(/not known: look, then repeat/)])
+    expect(told).not.toMatch(/repeat the call/i)
+  })
+
+  test('cut off are waited for each by itself, and again when they are cut once more', async () => {
+    const { url, calls } = await serve({ resumeMs: 500 })
+    const headers = await rawSession(url, '2025-11-25')
+    const [first, second] = [await begin(url, headers, 1, 'first'), await begin(url, headers, 2, 'second')]
+    await expect.poll(() => calls.length).toBe(2)
+    first.cut()
+    second.cut()
+    await pause(50)
+    const cutAgain = new AbortController()
+    expect((await second.resume(cutAgain.signal)).status).toBe(200)
+    await expect.poll(() => calls[0]!.aborted, { timeout: 2_000 }).toBe(true)
+    await pause(300)
+    expect(calls[1]!.aborted).toBe(false)
+    cutAgain.abort()
+    await pause(100)
+    expect(calls[1]!.aborted).toBe(false)
+    await expect.poll(() => calls[1]!.aborted, { timeout: 2_000 }).toBe(true)
+    await expect.poll(() => inFlight(url), { timeout: 3_000 }).toBe(0)
+  })
+
+  test('taken over by a second reader before the first is known to be gone stay with the second', async () => {
+    const { url, calls } = await serve({ resumeMs: 200 })
+    const headers = await rawSession(url, '2025-11-25')
+    const started = await begin(url, headers, 1, 'a')
+    await expect.poll(() => calls.length).toBe(1)
+    const cut = new AbortController()
+    await started.resume(cut.signal)
+    const back = reader(await started.resume())
+    await started.events.rest()
+    cut.abort()
+    await pause(500)
+    expect(calls[0]!.aborted).toBe(false)
+    calls[0]!.finish()
+    expect(await back.rest()).toMatch(/waited for a/)
+  })
+
+  test('taken over by a second reader who leaves are given up', async () => {
+    const { url, calls } = await serve({ resumeMs: 200 })
+    const headers = await rawSession(url, '2025-11-25')
+    const started = await begin(url, headers, 1, 'a')
+    await expect.poll(() => calls.length).toBe(1)
+    const cut = new AbortController()
+    await started.resume(cut.signal)
+    await started.events.rest()
+    cut.abort()
+    await expect.poll(() => calls[0]!.aborted, { timeout: 2_000 }).toBe(true)
+  })
+
+  test('cut off stay so when the client comes back in a way that is refused', async () => {
+    const { url, calls } = await serve({ resumeMs: 300 })
+    const headers = await rawSession(url, '2025-11-25')
+    const started = await begin(url, headers, 1, 'a')
+    await expect.poll(() => calls.length).toBe(1)
+    const eventId = /id: (\S+)/.exec(started.events.text())![1] as string
+    started.cut()
+    await pause(50)
+    const wrong = { authorization, ...headers, accept: 'application/json', 'last-event-id': eventId }
+    expect((await fetch(`${url}/mcp`, { headers: wrong })).status).toBe(406)
+    await expect.poll(() => calls[0]!.aborted, { timeout: 2_000 }).toBe(true)
+  })
+
   test('cut off by a client that cannot resume cancel its call at once', async () => {
     const { url, calls } = await serve()
     const headers = await rawSession(url, '2025-06-18')

@@ -21,10 +21,11 @@ import {
   unavailable,
 } from './answers.ts'
 import { readJson } from './body.ts'
+import { type CallStreams, createCallStreams, type StreamCalls } from './call-streams.ts'
 import { pump, stalledMs } from './event-pump.ts'
 import { createEventStore, type ResumableEvents } from './event-store.ts'
-import { forwardedPrefix, header, plainHeaders, protocolVersion, readWish, type SessionWish } from './headers.ts'
-import { endedText, lastWords } from './last-words.ts'
+import { forwardedPrefix, header, plainHeaders, readWish, type SessionWish } from './headers.ts'
+import { endedText, forgottenText, lastWords } from './last-words.ts'
 import { createSessions, requestIdOf, type Session } from './sessions.ts'
 import { webRequest } from './web.ts'
 
@@ -52,6 +53,8 @@ export type HttpOptions = {
   maxSessions?: number
   sessionIdleMs?: number
   keepAliveMs?: number
+  /** How long a client of a resumable stream may take to come back before its call is cancelled. */
+  resumeMs?: number
   bodyLimitBytes?: number
 }
 
@@ -62,8 +65,9 @@ export type HttpServer = {
   stop(graceMs?: number): Promise<void>
 }
 
-/** How long a client of a resumable stream may take to come back before its call is cancelled. */
-const resumeMs = 30_000
+/** What of a request counts for its answer: the calls it brings, or those whose stream it reads on. */
+type Forwarded = { parsed?: unknown; ids?: RequestId[]; resumed?: StreamCalls; endAfterEvents?: number }
+
 /** An answer that takes no longer leaves together with its headers. */
 const answerMs = 25
 
@@ -78,7 +82,7 @@ const answerMs = 25
  * @throws Error with code EADDRINUSE when another process listens there
  */
 export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
-  const { gate, log, keepAliveMs = 15_000, bodyLimitBytes = 4 * 1024 * 1024 } = options
+  const { gate, log, keepAliveMs = 15_000, resumeMs = 30_000, bodyLimitBytes = 4 * 1024 * 1024 } = options
   const startedAt = performance.now()
   const sessions = createSessions({
     max: options.maxSessions ?? 100,
@@ -87,7 +91,8 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
   })
   const trim = createTrim({ isQuiet: () => sessions.inFlight() === 0 })
   trim.worked()
-  const eventStores = new WeakMap<Session, ResumableEvents>()
+  /** what a client may come back to */
+  const resumable = new WeakMap<Session, { events: ResumableEvents; calls: CallStreams }>()
   const streamable = (session: Session | undefined) =>
     session?.kind === 'streamable' ? (session as Session<WebStandardStreamableHTTPServerTransport>) : undefined
   const legacyStreams = new Map<Session, { response: ServerResponse; stalledSince: number }>()
@@ -264,7 +269,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       onsessioninitialized: () => sessions.add(session),
     })
     const session = await sessions.open(id, 'streamable', server, transport)
-    eventStores.set(session, events)
+    resumable.set(session, { events, calls: createCallStreams(session, resumeMs) })
     session.bytesIn += body.bytes
     await forward(request, response, session, url, { parsed: body.value, ids })
     if (!sessions.get(id)) await session.close()
@@ -284,25 +289,16 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       session.transport.closeStandaloneSSEStream()
       return forward(request, response, session, url)
     }
-    const outlook = eventStores.get(session)?.outlook(lastEventId) ?? { kind: 'unknown' }
+    const kept = resumable.get(session)
+    const outlook = kept?.events.outlook(lastEventId) ?? { kind: 'unknown' }
     if (outlook.kind === 'unknown')
       return refuse(response, 400, jsonRpcCodes.generic, 'The Last-Event-ID is not one of this session.')
-    if (outlook.kind === 'gap')
-      return refuse(
-        response,
-        400,
-        jsonRpcCodes.generic,
-        'The events after this Last-Event-ID are no longer kept. Repeat the call whose answer is missing.',
-      )
-    resumed.get(session)?.()
-    resumed.delete(session)
+    if (outlook.kind === 'gap') return refuse(response, 400, jsonRpcCodes.generic, forgottenText)
     return forward(request, response, session, url, {
+      resumed: kept?.calls.find(outlook.streamId),
       endAfterEvents: outlook.kind === 'finished' ? outlook.events : undefined,
     })
   }
-
-  /** Sessions with calls whose client is away and may come back; calling it lets the calls go on. */
-  const resumed = new WeakMap<Session, () => void>()
 
   /** Hands a request to the SDK's transport and its answer to the client. */
   async function forward(
@@ -310,7 +306,7 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
     response: ServerResponse,
     session: Session<WebStandardStreamableHTTPServerTransport>,
     url: URL,
-    { parsed, ids = [], endAfterEvents }: { parsed?: unknown; ids?: RequestId[]; endAfterEvents?: number } = {},
+    { parsed, ids = [], resumed, endAfterEvents }: Forwarded = {},
   ): Promise<void> {
     session.touch()
     const asked = webRequest(request, url, plainHeaders(request))
@@ -324,38 +320,26 @@ export async function serveHttp(options: HttpOptions): Promise<HttpServer> {
       return
     }
     session.openStreams++
+    const calls = resumed ?? (ids.length > 0 ? { ids } : undefined)
+    const reading = calls && resumable.get(session)?.calls.read(calls)
+    let whole = false
     try {
-      const whole = await pump(
+      whole = await pump(
         webResponse,
         response,
         lastWords(ids),
         ids.length > 0 ? answerMs : 0,
         endAfterEvents,
-        bytes => {
-          session.bytesOut += bytes
+        chunk => {
+          session.bytesOut += chunk.length
+          reading?.sent(chunk)
         },
       )
-      if (!whole && ids.length > 0) abandon(session, ids, protocolVersion(request, parsed))
     } finally {
+      reading?.ended(whole)
       session.openStreams--
       session.touch()
     }
-  }
-
-  /** The client of a call is gone. One that can resume its stream gets the time to do so. */
-  function abandon(session: Session, ids: RequestId[], version: string): void {
-    // from this version on a stream begins with an id to come back with
-    if (version < '2025-11-25') {
-      session.abandon(ids)
-      return
-    }
-    const timer = setTimeout(() => session.abandon(ids), resumeMs)
-    timer.unref()
-    const others = resumed.get(session)
-    resumed.set(session, () => {
-      others?.()
-      clearTimeout(timer)
-    })
   }
 
   const server = createServer(

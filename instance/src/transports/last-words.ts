@@ -3,6 +3,8 @@ import { lastWordsHeader } from '../contract.ts'
 
 export const endedText =
   'The MCP server ended while it worked on this; whether it was done is not known. It is started again: look, then repeat.'
+export const forgottenText =
+  'The events after this Last-Event-ID are no longer kept. Whether the call was done is not known: look, then repeat.'
 const mostLastWords = 20
 const lastWordsLimit = 4_096
 
