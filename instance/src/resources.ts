@@ -5,7 +5,7 @@ import { lookupFields } from './sdp/names.ts'
 import { recordModules } from './sdp/records.ts'
 import type { Services } from './services.ts'
 import type { Extra, Session } from './session.ts'
-import { render, success } from './tools/result.ts'
+import { render } from './tools/result.ts'
 
 /** A resource that shows what a tool answers: the same words, the same limits, the same permissions. */
 type ToolResource = {
@@ -84,7 +84,7 @@ export function registerResources(mcp: McpServer, session: Session, services: Se
   for (const { name, title, description, uri, tool, args, complete } of toolResources) {
     const metadata = { title, description, mimeType: 'text/markdown' }
     const read = async (asked: URL, variables: Record<string, string>, extra: Extra): Promise<ReadResourceResult> => {
-      const { structuredContent } = success(await session.read(tool, args(variables), extra))
+      const { structuredContent } = await session.read(tool, args(variables), extra)
       return { contents: [{ uri: asked.href, mimeType: 'text/markdown', text: render(structuredContent) }] }
     }
     if (!uri.includes('{')) {

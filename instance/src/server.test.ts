@@ -1,4 +1,5 @@
 import { InMemoryTransport } from '@modelcontextprotocol/sdk/inMemory.js'
+import { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import {
   LoggingMessageNotificationSchema,
@@ -7,9 +8,12 @@ import {
 } from '@modelcontextprotocol/sdk/types.js'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
+import { createClientLog } from './client-log.ts'
 import { AuthorizationError } from './context.ts'
 import { buildServer, servicesOf } from './server.ts'
-import { type Desk, startDesk } from './testing/desk.ts'
+import { createSession, type Extra, type ToolCallRecord } from './session.ts'
+import { type Desk, startDesk, textOf } from './testing/desk.ts'
+import { catalogue } from './tools/catalogue.ts'
 
 let desk: Desk
 beforeAll(async () => {
@@ -203,6 +207,19 @@ it('a fault of ours tells no internals, but a reference that the log has', async
   expect(failure).not.toContain('inner detail')
   const reference = /Reference (\w+)/.exec(failure)?.[1] ?? 'none'
   expect(lines.some(line => line.includes(reference) && line.includes('inner detail'))).toBe(true)
+})
+
+it('a result that cannot be shown is a failure of the tool like any other, and told as one', async () => {
+  const context = await desk.context('alice')
+  const mcp = buildServer(context)
+  const records: ToolCallRecord[] = []
+  const clientLog = createClientLog(new McpServer({ name: 'test', version: '1' }))
+  const session = createSession(context, servicesOf(context), mcp, { clientLog, onToolCall: one => records.push(one) })
+  const tool = { ...catalogue[0]!, requiredLists: [], run: async () => ({ data: { many: 1n } }) }
+  const result = await session.run(tool, {}, { signal: new AbortController().signal } as Extra)
+  expect(result.isError).toBe(true)
+  expect(textOf(result)).toMatch(/This server failed[\s\S]*Reference/)
+  expect(records).toEqual([expect.objectContaining({ outcome: 'internal' })])
 })
 
 describe('resources', () => {

@@ -10,6 +10,7 @@ import type {
 import type { ClientLog } from './client-log.ts'
 import type { InstanceContext } from './context.ts'
 import type { Toolset } from './contract.ts'
+import { cut } from './cut.ts'
 import type { Services } from './services.ts'
 import { catalogue } from './tools/catalogue.ts'
 import type { Tool, ToolCall } from './tools/define.ts'
@@ -46,7 +47,7 @@ export interface Session {
   /** Runs a tool for a client; never throws, failures are results. */
   run(tool: Tool, args: unknown, extra: Extra): Promise<CallToolResult>
   /** Runs a tool on behalf of a resource or a prompt. @throws Error with the text a model can act on */
-  read(toolName: string, args: unknown, extra: Pick<Extra, 'signal'>): Promise<Outcome>
+  read(toolName: string, args: unknown, extra: Pick<Extra, 'signal'>): Promise<CallToolResult>
   /** Whether a tool is within the session's toolsets, whatever scopes are granted. */
   mayOffer(name: string): boolean
   /** Says why a tool is missing: unknown, or known but not for this session. */
@@ -93,8 +94,13 @@ export function createSession(
     return missing
   }
 
-  /** Runs a tool once, with everything it needs; logs and counts it whatever happens. */
-  async function perform(tool: Tool, args: unknown, extra: Partial<Extra> & Pick<Extra, 'signal'>): Promise<Outcome> {
+  /** Runs a tool once, with everything it needs, and shows its outcome; logs and counts it whatever happens. */
+  async function perform(
+    tool: Tool,
+    args: unknown,
+    extra: Partial<Extra> & Pick<Extra, 'signal'>,
+    show: (outcome: Outcome) => CallToolResult,
+  ): Promise<CallToolResult> {
     const startedAt = performance.now()
     const id = randomUUID()
     const requestId = id.slice(0, 8) + id.slice(9, 13)
@@ -111,7 +117,7 @@ export function createSession(
       ask: question => ask(mcp, question, extra.signal),
     }
     try {
-      return await tool.run(args, call)
+      return show(await tool.run(args, call))
     } catch (error) {
       const failure = describeFailure(error, {
         authorizationSteps: authorizationSteps({ ...context, toolsets, readOnly }),
@@ -151,7 +157,7 @@ export function createSession(
     absence,
     async run(tool, args, extra) {
       try {
-        const result = success(await perform(tool, args, extra), tool.requiredLists)
+        const result = await perform(tool, args, extra, shown => success(shown, tool.requiredLists))
         return knowsLinks(extra) ? result : withoutLinks(result)
       } catch (error) {
         if (!(error instanceof ToolFailure)) throw error
@@ -161,7 +167,7 @@ export function createSession(
     async read(toolName, args, extra) {
       const tool = (await judge()).offered.get(toolName)
       if (!tool) throw new ToolFailure(absence(toolName))
-      return perform(tool, args, extra)
+      return perform(tool, args, extra, outcome => success(outcome))
     },
   }
 }
@@ -228,5 +234,5 @@ const targets = [
 function target(args: unknown): string | undefined {
   const given = args as Record<string, unknown> | undefined
   const value = targets.map(key => given?.[key]).find(found => typeof found === 'string' || typeof found === 'number')
-  return value === undefined ? undefined : String(value).slice(0, 60)
+  return value === undefined ? undefined : cut(String(value).toWellFormed(), 60)
 }

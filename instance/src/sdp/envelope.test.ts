@@ -27,6 +27,19 @@ describe('the verdict of an answer', () => {
     expect(isSuccess(body)).toBe(expected)
   })
 
+  it('tells the words of the site without half of a character', () => {
+    const body = {
+      response_status: {
+        status_code: 4001,
+        status: 'failed',
+        messages: [{ status_code: 4001, message: `${'x'.repeat(299)}😀` }],
+      },
+    }
+    expect(failure(400, body, {}).details.said).toBe('x'.repeat(299))
+    body.response_status.messages[0]!.message = 'x\ud83d'
+    expect(failure(400, body, {}).details.said?.isWellFormed()).toBe(true)
+  })
+
   it('names each record of a bulk operation', () => {
     const body = {
       response_status: [

@@ -1,3 +1,4 @@
+import { cut } from '../cut.ts'
 import { SdpError, type SdpErrorDetails, type SdpErrorKind } from './errors.ts'
 import { isObject, type Json, rows, text } from './json.ts'
 
@@ -110,7 +111,7 @@ function kindOf(httpStatus: number, decisive: Status | undefined): SdpErrorKind 
 
 function said(entries: Status[]): string {
   const texts = entries.map(entry => entry.message).filter(message => message !== '')
-  return [...new Set(texts)].join('; ').slice(0, 300)
+  return cut([...new Set(texts)].join('; ').toWellFormed(), 300)
 }
 
 export function sentence(kind: SdpErrorKind, details: SdpErrorDetails): string {

@@ -1,3 +1,4 @@
+import { cut } from '../cut.ts'
 import type { Json } from '../sdp/json.ts'
 import type { ToolCall } from './define.ts'
 import { type Outcome, ToolError } from './result.ts'
@@ -77,5 +78,5 @@ function summary(preview: Json): string {
   const lines = Object.entries(preview)
     .filter(([, value]) => value !== undefined && value !== null)
     .map(([key, value]) => `${key}: ${typeof value === 'string' ? value : JSON.stringify(value)}`)
-  return lines.join('\n').slice(0, 2_000)
+  return cut(lines.join('\n').toWellFormed(), 2_000)
 }

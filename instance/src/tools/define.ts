@@ -167,7 +167,8 @@ function lenient(schema: z.ZodObject<Shape>, args: Json): Json {
     .filter(([, value]) => value !== null)
     .map(([given, value]) => {
       const key = alias(schema, args, given)
-      const type = schema.shape[key] && baseType(schema.shape[key])
+      const known = Object.hasOwn(schema.shape, key) ? schema.shape[key] : undefined
+      const type = known && baseType(known)
       if (type === 'string' && typeof value === 'number' && Number.isSafeInteger(value)) return [key, String(value)]
       if (type === 'number' && typeof value === 'string' && /^-?\d{1,15}(\.\d+)?$/.test(value))
         return [key, Number(value)]

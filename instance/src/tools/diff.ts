@@ -1,3 +1,4 @@
+import { cut } from '../cut.ts'
 import { at, type Json, name, text } from '../sdp/json.ts'
 import { plain } from '../sdp/similar.ts'
 import { htmlToMarkdown } from './markdown.ts'
@@ -70,7 +71,7 @@ function sameText(wanted: string, actual: unknown): boolean {
 }
 
 function short(value: unknown): unknown {
-  return typeof value === 'string' && value.length > 120 ? `${value.slice(0, 120)}…` : value
+  return typeof value === 'string' && value.length > 120 ? `${cut(value, 120)}…` : value
 }
 
 /** `{before} -> {after}` in one place for a record's name or id. */

@@ -39,6 +39,10 @@ A \`?\` marks optional parameters. Anywhere a ticket is asked for, its number, \
 address of its page will do; anywhere a person, \`me\`, e-mail, name or id. Dates are ISO or relative: \`today\`,
 \`-7d\`, \`tomorrow 17:00\`.
 
+An answer that would be too long says under \`cut\` what it leaves out and how to get that: lists go on with
+\`next_page\`, together with \`next_limit\` where a page had to end early, and tickets, their activity and articles with
+\`part\`. Who follows it sees everything once, in order.
+
 ServiceDesk Plus limits calls per minute, so no tool makes more than three in the common case, preview and act
 together: warm, that is in a session that has called \`get_my_context\` and the tool once before. Lists of names, forms, the
 person's own identity and the numbers of tickets are kept per user for minutes to hours; the first call of a new

@@ -8,6 +8,7 @@ import { diff } from './diff.ts'
 import { textToHtml } from './markdown.ts'
 import { customFields, optionName, person } from './params.ts'
 import { resolveOtherFields } from './request-fields.ts'
+import { nameLine } from './request-view.ts'
 import { ToolError } from './result.ts'
 import { formatInstant, parseInstant } from './time.ts'
 
@@ -77,7 +78,7 @@ export function who(kind: PersonKind = 'technician', key?: string): Field {
     async write(value: string, call, { name }) {
       if (none.test(value)) return { value: null, shown: null }
       const found = await call.people.resolve(call.sdp, value, kind, name)
-      return { value: found.reference, shown: found.person.name }
+      return { value: found.reference, shown: nameLine(found.person) ?? null }
     },
   }
 }

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { cut } from '../cut.ts'
 import { htmlToMarkdown, strangersHtml, strangersLine, textToHtml, untrusted, visible } from './markdown.ts'
 
 describe('HTML of a ticket', () => {
@@ -83,6 +84,17 @@ it.each([
   ['x'.repeat(251), `${'x'.repeat(250)}…`],
 ])('a line of a stranger is one clean line: %j', (given, line) => {
   expect(strangersLine(given)).toBe(line)
+})
+
+it('half a character is never shown: not where a text is cut, and not where it came so', () => {
+  expect(cut('ab😀c', 3)).toBe('ab')
+  expect(cut('ab😀c', 4)).toBe('ab😀')
+  expect(cut('ab😀', 4)).toBe('ab😀')
+  expect(strangersLine(`${'a'.repeat(249)}😀 printer`)).toBe(`${'a'.repeat(249)}…`)
+  expect(strangersLine('x \ud83d y')).toBe('x y')
+  expect(visible('\udc00a\ud800 \ud83d\u200b\ude00 😀')).toBe('a  😀')
+  expect(htmlToMarkdown('<p>&#55357; x</p>').isWellFormed()).toBe(true)
+  expect(htmlToMarkdown(`${'a'.repeat(199_999)}😀`).isWellFormed()).toBe(true)
 })
 
 it('a stranger cannot close the mark that says it is data', () => {

@@ -1,4 +1,5 @@
 import TurndownService from 'turndown'
+import { cut } from '../cut.ts'
 import { simpleTree } from './simple-html.ts'
 
 /**
@@ -52,8 +53,8 @@ converter.addRule('hidden', {
 
 /** HTML of a ticket as Markdown: without scripts, comments, hidden elements and invisible characters. */
 export function htmlToMarkdown(html: string): string {
-  const cut = html.slice(0, longestHtml)
-  const markdown = /[<&]/.test(cut) ? converted(cut) : cut
+  const start = cut(html, longestHtml)
+  const markdown = /[<&]/.test(start) ? converted(start) : start
   const lines = visible(markdown.replace(/\u00a0/g, ' '))
     .split('\n')
     .map(line => line.trimEnd())
@@ -169,11 +170,11 @@ function colour(value: string | undefined): string | undefined {
   return short ? `#${short[1]}${short[1]}${short[2]}${short[2]}${short[3]}${short[3]}` : value
 }
 
-/** Drops characters that show nothing: controls, format marks, Unicode tags. Keeps the joiner of emoji (U+200D). */
+/** Drops characters that show nothing: controls, format marks, Unicode tags, halves of characters. Keeps the joiner of emoji (U+200D). */
 export function visible(text: string): string {
   // nearly every text
   if (!/[^\n\t -~]/.test(text)) return text
-  return text.replace(/\r\n?/g, '\n').replace(/(?![\n\t\u200d])[\p{Cc}\p{Cf}\u{e0000}-\u{e0fff}]/gu, '')
+  return text.replace(/\r\n?/g, '\n').replace(/(?![\n\t\u200d])[\p{Cc}\p{Cf}\p{Cs}\u{e0000}-\u{e0fff}]/gu, '')
 }
 
 /** Printable ASCII, tabs and line ends, and no `<`: nothing to clean, as in nearly every text. An expression takes twice as long to find that. */
@@ -208,7 +209,7 @@ export function untrusted(text: string): string {
 }
 
 /** Only the bracket is replaced: matching up to the closing one could take very long on hostile text. */
-function withoutMarks(text: string): string {
+export function withoutMarks(text: string): string {
   return text.replace(/<(?=\s*\/?\s*untrusted)/gi, '‹')
 }
 
@@ -223,7 +224,12 @@ export function strangersLine(text: unknown, longest = 250): string | undefined 
   if (text.length <= longest && isPlainLine(text)) return text
   const plain = /<[a-z!/]/i.test(text) ? htmlToMarkdown(text) : visible(text)
   const line = withoutMarks(plain).replace(/\s+/g, ' ').trim()
-  return line === '' ? undefined : line.length > longest ? `${line.slice(0, longest)}…` : line
+  return line === '' ? undefined : line.length > longest ? `${cut(line, longest)}…` : line
+}
+
+/** The same of what is no HTML, such as an address between angle brackets. */
+export function plainLine(text: string): string {
+  return cut(withoutMarks(visible(text)).replace(/\s+/g, ' ').trim(), 400)
 }
 
 /**

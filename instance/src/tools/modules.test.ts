@@ -266,6 +266,16 @@ it('articles are written, read, changed and found', async () => {
     text: expect.stringContaining('Wait **10 s**'),
   })
   expect(await carol.ok('update_solution', { solution_id: id, text: 'Call us' })).toMatchObject({ done: true })
+  const words = Array.from({ length: 8_000 }, (_, index) => `λέξη${index}`)
+  await carol.ok('update_solution', { solution_id: id, text: words.join(' ') })
+  const read: string[] = []
+  for (let part = 1, parts = 1; part <= parts; part++) {
+    const article = await carol.ok('get_solution', { solution_id: id, part })
+    parts = article.parts
+    read.push(...article.text.match(/λέξη\d+/g))
+  }
+  expect(read).toEqual(words)
+  await carol.ok('update_solution', { solution_id: id, text: 'Call us' })
   const { solutions } = await carol.ok('search_solutions', { text: 'badge' })
   expect(solutions).toContainEqual(expect.objectContaining({ id, snippet: expect.stringContaining('Call us') }))
 })
@@ -288,6 +298,7 @@ it('an announcement reaches everybody only after consent', async () => {
   expect(await confirmed(carol, 'create_announcement', ask)).toMatchObject({ done: true, state: 'Published' })
   const { announcements } = await carol.ok('list_announcements')
   expect(announcements).toContainEqual(expect.objectContaining({ title: 'Mail is slow' }))
+  expect(await carol.ok('list_announcements', { all: true, limit: 1 })).toMatchObject({ next_page: 2 })
 })
 
 describe('destructive tools', () => {
@@ -373,6 +384,22 @@ describe('the direct door to the API', () => {
       input_data: { list_info: { row_count: 2, fields_required: ['id', 'subject'] } },
     })
     expect(answer.requests).toHaveLength(2)
+  })
+
+  it('says where to go on when there is too much, so that no row is missed', async () => {
+    const list_info: Record<string, unknown> = { row_count: 100, sort_field: 'id', sort_order: 'asc' }
+    const seen: string[] = []
+    for (let cuts = 0; ; cuts++) {
+      const { answer, cut } = await carol.ok('sdp_api_get', { path: '/requests', input_data: { list_info } })
+      seen.push(...answer.requests.map(({ id }: { id: string }) => id))
+      if (!cut) break
+      expect(cuts).toBeLessThan(100)
+      list_info.start_index = Number(/"start_index": (\d+)/.exec(cut[0])?.[1])
+    }
+    const all = Object.values(desk.simulator.state.portals[0]?.tables.requests ?? {})
+    expect(new Set(seen).size).toBe(seen.length)
+    expect(seen.length).toBeGreaterThan(20)
+    expect(seen.length).toBeLessThanOrEqual(all.length)
   })
 
   it('writes only after consent, only to modules, and only where the destructive toolset is allowed too', async () => {

@@ -42,8 +42,9 @@ export async function searchRecords(call: ToolCall, options: SearchOptions): Pro
   const { module, key, input, conditions, row, sort = { field: 'created_time', order: 'desc' } } = options
   const zone = await call.zone()
   const number = input.page ?? 1
+  const size = input.limit ?? defaultLimit
   const found = await call.records.list(call.sdp, module, {
-    ...paging(number, input.limit ?? defaultLimit),
+    ...paging(number, size),
     sort_field: sort.field,
     sort_order: sort.order,
     ...(input.total ? { get_total_count: true } : {}),
@@ -57,7 +58,7 @@ export async function searchRecords(call: ToolCall, options: SearchOptions): Pro
       has_more: found.hasMore,
       next_page: found.hasMore ? number + 1 : undefined,
     },
-    rest: 'ask for fewer rows (limit) or the next page',
+    paged: { key, page: number, limit: size },
   }
 }
 

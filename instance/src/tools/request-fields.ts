@@ -6,6 +6,7 @@ import { closest, plain } from '../sdp/similar.ts'
 import type { ToolCall } from './define.ts'
 import { textToHtml } from './markdown.ts'
 import { customFields, date, optionName, person } from './params.ts'
+import { nameLine } from './request-view.ts'
 import { ToolError } from './result.ts'
 import { formatInstant, parseInstant } from './time.ts'
 
@@ -67,7 +68,7 @@ export async function resolveFields(call: ToolCall, input: RequestFieldInput, cu
       continue
     }
     const { person, reference } = await call.people.resolve(call.sdp, who, field, field)
-    set(field, reference, person.name)
+    set(field, reference, nameLine(person) ?? null)
   }
   if (input.due_by !== undefined) {
     const zone = await call.zone()

@@ -2,7 +2,11 @@ import type { CallToolResult, ContentBlock } from '@modelcontextprotocol/sdk/typ
 import { AuthorizationError } from '../context.ts'
 import { SdpError } from '../sdp/errors.ts'
 import { isObject, type Json, setOwn } from '../sdp/json.ts'
+import { budgetTokens, type Cut, fitted, inParts, isWithin, nextPage, notes, type Rest, withNotes } from './budget.ts'
+import { plainLine, visible, withoutMarks } from './markdown.ts'
 import { DateError } from './time.ts'
+
+export { budgetTokens, cutToBudget, estimateTokens } from './budget.ts'
 
 /**
  * What a tool hands back. `data` is shown to the model as structured content, so it is compact, with Markdown strings
@@ -13,34 +17,64 @@ export type Outcome = {
   /** images and links beside the data */
   content?: ContentBlock[]
   /** how to get what the budget cut away, e.g. "ask for page 2" */
-  rest?: string
+  rest?: Rest
   /** `large` for one long text the person asked for */
-  budget?: 'normal' | 'large'
-}
-
-/** A result above about 25k tokens never reaches the model; these stay far below. */
-export const budgetTokens = { normal: 6_000, large: 9_500 } as const
-
-/** A rough count that errs high: four ASCII characters a token, other scripts about one and a half. */
-export function estimateTokens(text: string): number {
-  let others = 0
-  for (let index = 0; index < text.length; index++) {
-    const code = text.charCodeAt(index)
-    if ((code < 0x20 && code !== 0x0a) || code > 0x7e) others++
-  }
-  return Math.ceil((text.length - others) / 4 + others / 1.5)
+  budget?: keyof typeof budgetTokens
+  /** the list of `data` that is one page of many: what the budget cuts from it is where the next page starts */
+  paged?: { key: string; page: number; limit: number }
+  /** data that is given in as many answers as it needs; the tool takes `part` */
+  inParts?: { tool: string; part: number | undefined }
+  /** what `data` must say instead when something was cut */
+  whenCut?: Json
 }
 
 /** The tool result for a success: nulls removed, cut to the budget. `requiredLists` are shown even when empty. */
 export function success(outcome: Outcome, requiredLists: readonly string[] = []): CallToolResult {
-  const limit = budgetTokens[outcome.budget ?? 'normal']
   const kept = (compact(outcome.data) ?? {}) as Json
   // an empty list that the output schema promises is an answer
   for (const key of requiredLists) kept[key] ??= []
-  const data = cutToBudget(kept, limit, outcome.rest)
+  const data = withinBudget(kept, outcome)
+  // a part may leave out a list that it does not go on with
+  for (const key of requiredLists) data[key] ??= []
   const content: ContentBlock[] = [{ type: 'text', text: render(data) }, ...(outcome.content ?? [])]
   return { content, structuredContent: data }
 }
+
+function withinBudget(data: Json, { budget = 'normal', rest, paged, inParts: parts, whenCut }: Outcome): Json {
+  const limit = budgetTokens[budget]
+  if (parts) {
+    const { tool, part = 1 } = parts
+    const how = (next: number) => `call ${tool} again with the same input and part=${next} for the rest`
+    return part === 1 && isWithin(data, limit)
+      ? data
+      : inParts(data, { part, how, limits: one => (one === 1 ? limit : budgetTokens.large) })
+  }
+  if (isWithin(data, limit)) return data
+  const said = withNotes(rest)
+  const finish = paged
+    ? (shown: Json, cuts: Cut[]) => goneOn(shown, cuts, paged, rest)
+    : (shown: Json, cuts: Cut[]) => ({ ...said(shown, cuts), ...whenCut })
+  return fitted(data, limit, finish).answer
+}
+
+/** A page that ends early says where to go on, in the words in which pages are asked for. */
+function goneOn(shown: Json, cuts: Cut[], { key, page, limit }: NonNullable<Outcome['paged']>, rest?: Rest): Json {
+  const place = cuts.find(({ path, kind }) => path === key && kind === 'rows')
+  if (!place) return withNotes(rest)(shown, cuts)
+  const next = nextPage(page, limit, place.shown)
+  const how = `for the next ones ask for page=${next.page} with limit=${next.limit}`
+  const told = cuts.map(one => (one === place ? { ...place, shown: next.shown } : one))
+  return {
+    ...shown,
+    [key]: (shown[key] as unknown[]).slice(0, next.shown),
+    has_more: true,
+    next_page: next.page,
+    next_limit: next.limit,
+    cut: notes(told, one => (one.path === key ? how : typeof rest === 'function' ? rest(one) : (rest ?? recordItself))),
+  }
+}
+
+const recordItself = 'read the record itself for the rest'
 
 /** Without null, undefined, empty strings, empty lists and empty objects. `false` and `0` stay. */
 export function compact(value: unknown): unknown {
@@ -60,75 +94,6 @@ export function compact(value: unknown): unknown {
 /** Lists that must be there even when empty, because "none" is the answer. */
 export function orNone<T>(list: T[], none = 'none'): T[] | string {
   return list.length > 0 ? list : none
-}
-
-type Holder = { holder: Json | unknown[]; key: string | number; path: string; size: number }
-
-/**
- * Cuts data to a budget: the largest part goes first, lists at row borders, texts with a mark that says how much is
- * shown and how to get the rest.
- */
-export function cutToBudget(data: Json, limit: number, rest = 'narrow the question to get the rest'): Json {
-  const text = JSON.stringify(data)
-  // no text is estimated at more than this, so most need not be counted
-  if (Math.ceil(text.length / 1.5) <= limit || estimateTokens(text) <= limit) return data
-  const copy = structuredClone(data)
-  const cuts = new Map<string, string>()
-  // each round removes a fifth or more of the largest part, so this ends soon
-  for (let round = 0; round < 200; round++) {
-    if (estimateTokens(JSON.stringify(copy)) + 40 * cuts.size + 20 <= limit) break
-    const largest = parts(copy).sort((a, b) => b.size - a.size)[0]
-    if (!largest) break
-    shrink(largest, data, cuts, rest)
-  }
-  return { ...copy, cut: [...cuts.values()] }
-}
-
-/** Strings over 400 characters and lists of more than one row, with their sizes. */
-function parts(value: unknown, path = ''): Holder[] {
-  if (typeof value !== 'object' || value === null) return []
-  return Object.entries(value).flatMap(([name, item]) => {
-    const key = Array.isArray(value) ? Number(name) : name
-    const here = path === '' ? name : `${path}.${name}`
-    const own = { holder: value as Json | unknown[], key, path: here }
-    if (typeof item === 'string') return item.length > 400 ? [{ ...own, size: estimateTokens(item) }] : []
-    const inner = parts(item, here)
-    // rows are dropped before the texts inside them are cut to pieces
-    return Array.isArray(item) && item.length > 1
-      ? [
-          { ...own, size: estimateTokens(JSON.stringify(item)) },
-          ...inner.map(part => ({ ...part, size: part.size / 2 })),
-        ]
-      : inner
-  })
-}
-
-function shrink({ holder, key, path }: Holder, original: Json, cuts: Map<string, string>, rest: string): void {
-  const value = (holder as Record<string | number, unknown>)[key]
-  const name = path.replace(/\.\d+(?=\.|$)/g, '')
-  if (Array.isArray(value)) {
-    value.length = Math.max(1, Math.floor(value.length * 0.8))
-    const whole = at(original, path)
-    const total = Array.isArray(whole) ? whole.length : value.length
-    cuts.set(path, `${name}: ${value.length} of ${total} rows shown; ${rest}`)
-    return
-  }
-  const text = value as string
-  const shown = text.replace(/\n\u2026 \[cut\](<\/untrusted>)?$/, '')
-  const kept = shown.slice(0, Math.floor(shown.length * 0.7)).replace(/[\ud800-\udbff]$/, '')
-  const tail = text.endsWith('</untrusted>') ? '</untrusted>' : ''
-  ;(holder as Record<string | number, unknown>)[key] = `${kept}\n… [cut]${tail}`
-  const whole = at(original, path)
-  cuts.set(
-    path,
-    `${name}: ${kept.length} of ${typeof whole === 'string' ? whole.length : '?'} characters shown; ${rest}`,
-  )
-}
-
-function at(value: unknown, path: string): unknown {
-  return path
-    .split('.')
-    .reduce<unknown>((current, key) => (current as Record<string, unknown> | undefined)?.[key], value)
 }
 
 /** The text form: one line a row, nested parts indented. */
@@ -223,7 +188,7 @@ function describeSdp(error: SdpError, context: FailureContext): string {
     details.httpStatus === undefined ? undefined : `HTTP ${details.httpStatus}`,
     details.statusCode === undefined ? undefined : `status code ${details.statusCode}`,
   ].filter(code => code !== undefined)
-  const quoted = details.said ? `"${details.said.replace(/\s+/g, ' ')}"` : undefined
+  const quoted = details.said ? `"${plainLine(details.said)}"` : undefined
   const source = [codes.join(', '), quoted].filter(part => part).join(': ')
   return lines(
     `${error.message}`,
@@ -278,13 +243,14 @@ function describeAuthorization(error: AuthorizationError, context: FailureContex
 }
 
 function lines(...parts: (string | undefined)[]): string {
-  return parts.filter(part => part).join('\n')
+  // names and words of the site are in it, which strangers may have chosen
+  return withoutMarks(visible(parts.filter(part => part).join('\n')))
 }
 function fields(names: string[]): string | undefined {
   return names.length > 0 ? `Field: ${names.join(', ')}` : undefined
 }
 function allowed(values: string[]): string | undefined {
-  return values.length > 0 ? `Allowed or close: ${values.slice(0, 20).join(' | ')}` : undefined
+  return values.length > 0 ? `Allowed or close: ${values.slice(0, 20).map(plainLine).join(' | ')}` : undefined
 }
 function next(step: string): string | undefined {
   return step ? `Next: ${step}` : undefined

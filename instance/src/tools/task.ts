@@ -2,6 +2,7 @@ import { z } from 'zod'
 import type { Json } from '../sdp/json.ts'
 import type { ToolCall } from './define.ts'
 import { optionName, person } from './params.ts'
+import { nameLine } from './request-view.ts'
 import { formatInstant, parseInstant } from './time.ts'
 
 /** Fields that add_task and update_task share. */
@@ -52,7 +53,7 @@ export async function resolveTask(
   if (input.owner) {
     const isNobody = /^(none|nobody|unassigned)$/i.test(input.owner)
     const found = isNobody ? undefined : await call.people.resolve(call.sdp, input.owner, 'technician', 'owner')
-    set('owner', found ? found.reference : null, found ? found.person.name : null)
+    set('owner', found ? found.reference : null, found ? (nameLine(found.person) ?? null) : null)
   }
   const clock = { now: call.context.now(), zone: await call.zone() }
   for (const [key, value, edge] of [

@@ -1,3 +1,4 @@
+import { cut } from '../cut.ts'
 /** Dates as people give them, in their time zone; pure. Zone rules come from the runtime's own database. */
 export type Clock = { now: number; zone: string }
 
@@ -210,7 +211,7 @@ function fixedOffset(text: string): number {
 
 function unreadable(text: string): DateError {
   return new DateError(
-    `"${text.slice(0, 40)}" is not a date. Use ISO (2025-03-31, 2025-03-31T14:30, with or without offset) or: now, today, yesterday, tomorrow, monday, start_of_week, start_of_month, -7d, +2h, tomorrow 09:00.`,
+    `"${cut(text, 40)}" is not a date. Use ISO (2025-03-31, 2025-03-31T14:30, with or without offset) or: now, today, yesterday, tomorrow, monday, start_of_week, start_of_month, -7d, +2h, tomorrow 09:00.`,
   )
 }
 

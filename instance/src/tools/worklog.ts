@@ -1,8 +1,9 @@
-import { at, type Json, name, text } from '../sdp/json.ts'
+import { at, type Json, text } from '../sdp/json.ts'
 import { child, type SdpPath } from '../sdp/path.ts'
 import { entity } from '../sdp/requests.ts'
 import { holds, settled } from '../sdp/settle.ts'
 import type { ToolCall } from './define.ts'
+import { nameLine } from './request-view.ts'
 import { ToolError } from './result.ts'
 import { formatInstant, parseInstant } from './time.ts'
 
@@ -58,7 +59,7 @@ export async function planWorklog(call: ToolCall, input: WorklogInput): Promise<
   )
   const type = input.type ? await call.names.reference(call.sdp, 'worklog_type', input.type) : undefined
   return {
-    owner: person.name,
+    owner: nameLine(person) ?? '',
     minutes,
     start: formatInstant(start, zone),
     end: formatInstant(end, zone),
@@ -89,7 +90,7 @@ export async function addWorklog(call: ToolCall, parent: SdpPath, planned: Plann
   return {
     worklog_id: text(created.id),
     minutes: planned.minutes,
-    owner: name(created.owner) ?? planned.owner,
+    owner: nameLine(created.owner) ?? planned.owner,
     start: planned.start,
     end: planned.end,
     warning:

@@ -1,6 +1,7 @@
+import { cut } from '../../cut.ts'
 import { isObject, type Json } from '../../sdp/json.ts'
 import { encodeStrictly, type SdpPath } from '../../sdp/path.ts'
-import { htmlToMarkdown, isPlain, untrusted, visible } from '../markdown.ts'
+import { htmlToMarkdown, isPlain, untrusted, visible, withoutMarks } from '../markdown.ts'
 import { ToolError } from '../result.ts'
 
 /** First segments that may be addressed freely: modules and lists of values, nothing that manages people or the site. */
@@ -34,7 +35,7 @@ export function apiPath(given: string, isWrite: boolean): SdpPath {
   const first = segments[0] ?? ''
   const isCustomModule = /^cm_[a-z0-9_]+$/.test(first)
   if (!allowed.has(first) && !isCustomModule) {
-    throw new ToolError(`The path may not start with "${first.slice(0, 40)}".`, 'Use a path below an allowed module.', {
+    throw new ToolError(`The path may not start with "${cut(first, 40)}".`, 'Use a path below an allowed module.', {
       fields: ['path'],
       allowed: [...allowed],
     })
@@ -79,5 +80,5 @@ function clean(value: unknown): unknown {
 }
 
 function readableText(text: string): string {
-  return /<[a-z!/]/i.test(text) ? untrusted(htmlToMarkdown(text)) : visible(text)
+  return /<[a-z!/]/i.test(text) ? untrusted(htmlToMarkdown(text)) : withoutMarks(visible(text))
 }

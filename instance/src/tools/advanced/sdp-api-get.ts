@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { at, text } from '../../sdp/json.ts'
 import { defineTool } from '../define.ts'
 import { apiPath, readableAnswer } from './api-path.ts'
 
@@ -14,7 +15,16 @@ export const sdpApiGet = defineTool({
   effect: 'read',
   scopes: [],
   async run({ path, input_data }, call) {
-    const body = await call.sdp.get(apiPath(path, false), input_data)
-    return { data: { answer: readableAnswer(body) }, rest: 'ask for fewer rows or fields_required' }
+    const answer = readableAnswer(await call.sdp.get(apiPath(path, false), input_data))
+    const start = Number(
+      text(at(answer, 'list_info.start_index')) ?? text(at(input_data, 'list_info.start_index')) ?? 1,
+    )
+    return {
+      data: { answer },
+      rest: ({ kind, path: place, shown }) =>
+        kind === 'rows' && /^answer\.\w+$/.test(place)
+          ? `for the next ones ask with "start_index": ${start + shown} in list_info, and without page`
+          : 'ask for single records or with fields_required, or use the tool for such records',
+    }
   },
 })

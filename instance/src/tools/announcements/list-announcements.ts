@@ -1,12 +1,13 @@
 import { z } from 'zod'
+import { cut } from '../../cut.ts'
 import { text } from '../../sdp/json.ts'
 import { all, atLeast, atMost, criteria, paging } from '../../sdp/list-info.ts'
 import { defineTool } from '../define.ts'
 import { htmlToMarkdown, strangersLine, untrusted } from '../markdown.ts'
-import { page } from '../params.ts'
+import { limit, page } from '../params.ts'
 import { plainValue, time } from '../request-view.ts'
 
-const rowsPerPage = 10
+const defaultRows = 10
 const longestText = 600
 
 export const listAnnouncements = defineTool({
@@ -14,14 +15,18 @@ export const listAnnouncements = defineTool({
   title: 'List announcements',
   toolset: 'announcements',
   description: 'Lists announcements, the newest first; by default those in force now.',
-  input: { all: z.boolean().optional().describe('Also past and coming ones'), page },
+  input: {
+    all: z.boolean().optional().describe('Also past and coming ones'),
+    page,
+    limit: limit.describe('Rows, default 10'),
+  },
   effect: 'read',
   scopes: [],
-  async run({ all: every = false, page: number = 1 }, call) {
+  async run({ all: every = false, page: number = 1, limit: size = defaultRows }, call) {
     const zone = await call.zone()
     const now = call.context.now()
     const found = await call.records.list(call.sdp, 'announcement', {
-      ...paging(number, rowsPerPage),
+      ...paging(number, size),
       sort_field: 'from_date',
       sort_order: 'desc',
       search_criteria: criteria(every ? undefined : all(atMost('from_date', now), atLeast('to_date', now))),
@@ -33,7 +38,7 @@ export const listAnnouncements = defineTool({
       from: time(row.from_date, zone),
       to: time(row.to_date, zone),
       by: plainValue(row.created_by, zone),
-      text: row.description ? untrusted(htmlToMarkdown(String(row.description)).slice(0, longestText)) : undefined,
+      text: row.description ? untrusted(cut(htmlToMarkdown(String(row.description)), longestText)) : undefined,
     }))
     return {
       data: {
@@ -41,6 +46,7 @@ export const listAnnouncements = defineTool({
         has_more: found.hasMore,
         next_page: found.hasMore ? number + 1 : undefined,
       },
+      paged: { key: 'announcements', page: number, limit: size },
     }
   },
 })

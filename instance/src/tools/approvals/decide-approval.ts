@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { type Approval, isPending } from '../../sdp/approvals.ts'
-import { at, type Json, name, text } from '../../sdp/json.ts'
+import { at, type Json, text } from '../../sdp/json.ts'
 import { child } from '../../sdp/path.ts'
 import type { Person } from '../../sdp/people.ts'
 import { isPerson } from '../../sdp/people.ts'
@@ -11,6 +11,7 @@ import { consent } from '../consent.ts'
 import { defineTool } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
 import { dryRun, parentId } from '../params.ts'
+import { nameLine } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 
 export const decideApproval = defineTool({
@@ -53,7 +54,7 @@ export const decideApproval = defineTool({
             decision,
             [module]: number,
             subject: strangersLine(record.subject ?? record.title),
-            requester: name(record.requester) ?? name(record.change_requester),
+            requester: nameLine(record.requester) ?? nameLine(record.change_requester),
             level,
             comment,
           },
@@ -74,12 +75,12 @@ export const decideApproval = defineTool({
       async () => (isPending((await read()).status) ? undefined : true),
     )
     const after = await read()
-    const status = name(after.status)
+    const status = nameLine(after.status)
     return {
       data: {
         done: new RegExp(`^${decision}`, 'i').test(status ?? ''),
         status,
-        level_status: name(at(after, 'approval_level.status')),
+        level_status: nameLine(at(after, 'approval_level.status')),
         [module]: number,
         url: call.site.link(`${module}s`, id),
       },

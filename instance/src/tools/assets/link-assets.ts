@@ -1,7 +1,8 @@
 import { z } from 'zod'
-import { name, rows, text } from '../../sdp/json.ts'
+import { rows, text } from '../../sdp/json.ts'
 import { defineTool } from '../define.ts'
 import { dryRun, parentId } from '../params.ts'
+import { nameLine } from '../request-view.ts'
 import { assetIds } from './asset.ts'
 
 export const linkAssets = defineTool({
@@ -35,7 +36,7 @@ export const linkAssets = defineTool({
       data: {
         ...head,
         done: wanted.every(asset => held.includes(asset) !== remove),
-        assets: after.length > 0 ? after.map(asset => ({ id: text(asset.id), name: name(asset) })) : 'none',
+        assets: after.length > 0 ? after.map(asset => ({ id: text(asset.id), name: nameLine(asset) })) : 'none',
       },
     }
   },

@@ -1,10 +1,10 @@
-import { name, text } from '../../sdp/json.ts'
+import { text } from '../../sdp/json.ts'
 import { all, atLeast, atMost, criteria, isNot, largestPage } from '../../sdp/list-info.ts'
 import { defineTool } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
 import { date } from '../params.ts'
 import { namedAny, namesInput } from '../record-search.ts'
-import { time } from '../request-view.ts'
+import { nameLine, time } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 import { formatInstant, parseInstant } from '../time.ts'
 
@@ -52,10 +52,10 @@ export const getChangeCalendar = defineTool({
       number: text(row.display_id),
       id: text(row.id),
       title: strangersLine(row.title),
-      stage: name(row.stage),
-      status: name(row.status),
-      owner: name(row.change_owner),
-      risk: name(row.risk),
+      stage: nameLine(row.stage),
+      status: nameLine(row.status),
+      owner: nameLine(row.change_owner),
+      risk: nameLine(row.risk),
       start: time(row.scheduled_start_time, zone),
       end: time(row.scheduled_end_time, zone),
     }))

@@ -1,10 +1,10 @@
 import { z } from 'zod'
-import { name, text } from '../../sdp/json.ts'
+import { text } from '../../sdp/json.ts'
 import { recordPath } from '../../sdp/records.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
 import { below, detail, unavailable } from '../record-view.ts'
-import { time } from '../request-view.ts'
+import { nameLine, time } from '../request-view.ts'
 import { noteRow, taskRow, worklogRow } from '../rows.ts'
 
 const includes = ['tasks', 'notes', 'worklogs', 'approvals', 'downtimes'] as const
@@ -49,8 +49,8 @@ async function approvals(call: ToolCall, id: string, zone: string): Promise<unkn
       level,
       level_id: levelId,
       approval_id: text(approval.id),
-      approver: name(approval.approver),
-      status: name(approval.status),
+      approver: nameLine(approval.approver),
+      status: nameLine(approval.status),
       acted: time(approval.action_taken_on, zone),
       comments: strangersLine(approval.comments),
     }))

@@ -1,10 +1,10 @@
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
-import { at, isObject, type Json, name, text } from '../../sdp/json.ts'
+import { at, isObject, type Json, text } from '../../sdp/json.ts'
 import { child, path, type SdpPath } from '../../sdp/path.ts'
 import { entity } from '../../sdp/requests.ts'
 import type { ToolCall } from '../define.ts'
 import { strangersHtml, strangersLine } from '../markdown.ts'
-import { plainValue, time } from '../request-view.ts'
+import { nameLine, plainValue, time } from '../request-view.ts'
 
 /** API name of a CI type as people say it: "server" is `ci_server` (docs/sdp-api.md 14). */
 export function ciType(given: string): string {
@@ -43,7 +43,7 @@ export function ciRow(raw: Json, zone: string): Json {
   return {
     id: text(raw.id),
     name: strangersLine(raw.name),
-    type: name(raw.ci_type),
+    type: nameLine(raw.ci_type),
     description: strangersLine(text(raw.description)?.replace(/<[^>]*>/g, ' '), 120),
     created: time(raw.created_time, zone),
   }
@@ -56,15 +56,15 @@ export function ciDetail(raw: Json, zone: string): Json {
     attributes: isObject(raw.ci_attributes) ? plainValue(raw.ci_attributes, zone) : undefined,
     linked: isObject(raw.linked_instance) ? plainValue(raw.linked_instance, zone) : undefined,
     updated: time(raw.last_updated_time, zone),
-    updated_by: name(raw.last_updated_by),
+    updated_by: nameLine(raw.last_updated_by),
   }
 }
 
 export function relationRow(raw: Json): Json {
   return {
     relation_id: text(raw.id),
-    relation: name(raw.relationship_type) ?? name(raw.relationship),
-    ci: name(raw.ci) ?? name(raw.related_ci) ?? name(raw.child_ci),
+    relation: nameLine(raw.relationship_type) ?? nameLine(raw.relationship),
+    ci: nameLine(raw.ci) ?? nameLine(raw.related_ci) ?? nameLine(raw.child_ci),
     ci_id: text(at(raw, 'ci.id')) ?? text(at(raw, 'related_ci.id')),
   }
 }

@@ -37,7 +37,7 @@ export const searchCis = defineTool({
         has_more: found.hasMore,
         next_page: found.hasMore ? page + 1 : undefined,
       },
-      rest: 'ask for the next page',
+      paged: { key: 'cis', page, limit },
     }
   },
 })

@@ -1,13 +1,13 @@
 import { z } from 'zod'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
-import { at, type Json, name, text } from '../../sdp/json.ts'
+import { at, type Json, text } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
 import { holds, settled } from '../../sdp/settle.ts'
 import { defineTool } from '../define.ts'
 import { diff } from '../diff.ts'
 import { dryRun, optionName, person, requestId } from '../params.ts'
 import { resolveFields } from '../request-fields.ts'
-import { number } from '../request-view.ts'
+import { nameLine, number } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 
 export const assignRequest = defineTool({
@@ -39,7 +39,7 @@ export const assignRequest = defineTool({
     if (dry_run) {
       const planned = Object.entries(asked).map(([field, wanted]) => ({
         field,
-        before: name(at(before, field)),
+        before: nameLine(at(before, field)),
         asked: wanted,
       }))
       return { data: { ...head, dry_run: true, nothing_sent: true, changes: planned } }
@@ -69,7 +69,7 @@ export const assignRequest = defineTool({
         done: changes.every(({ note }) => note === undefined),
         picked_up: isPickup || undefined,
         changes,
-        status: name(after.status),
+        status: nameLine(after.status),
       },
     }
   },

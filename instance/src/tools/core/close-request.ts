@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
-import { at, type Json, name } from '../../sdp/json.ts'
+import { at, type Json } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
 import { settled } from '../../sdp/settle.ts'
 import { plain } from '../../sdp/similar.ts'
@@ -8,7 +8,7 @@ import { after, hasResolution, isClosed, setResolution, wantsResolutionFirst } f
 import { defineTool, type ToolCall } from '../define.ts'
 import { textToHtml } from '../markdown.ts'
 import { dryRun, optionName, requestId } from '../params.ts'
-import { number } from '../request-view.ts'
+import { nameLine, number } from '../request-view.ts'
 
 export const closeRequest = defineTool({
   name: 'close_request',
@@ -39,7 +39,7 @@ export const closeRequest = defineTool({
     const before = await call.requests.get(call.sdp, id)
     const head = { number: number(before), id, url: call.site.link('requests', id) }
     if (isClosed(before))
-      return { data: { ...head, closed: true, status: name(before.status), hint: 'It was closed before.' } }
+      return { data: { ...head, closed: true, status: nameLine(before.status), hint: 'It was closed before.' } }
     const code = closure_code ? await call.names.resolve(call.sdp, 'closure_code', closure_code) : undefined
     const info: Json = {
       ...(code ? { closure_code: { id: code.id } } : {}),
@@ -74,9 +74,9 @@ export const closeRequest = defineTool({
       data: {
         ...head,
         closed: true,
-        status_before: name(before.status),
-        status: name(ticket.status),
-        closure_code: name(at(ticket, 'closure_info.closure_code')),
+        status_before: nameLine(before.status),
+        status: nameLine(ticket.status),
+        closure_code: nameLine(at(ticket, 'closure_info.closure_code')),
       },
     }
   },
@@ -141,7 +141,7 @@ function stillOpen(error: SdpError): SdpError {
 function notClosed(ticket: Json): SdpError {
   return new SdpError(
     'warning-3000',
-    `Not closed: the site took the call, but the ticket is "${name(ticket.status)}".`,
+    `Not closed: the site took the call, but the ticket is "${nameLine(ticket.status)}".`,
     {
       nextStep:
         'A rule of the site keeps it open: look at open tasks, approvals and mandatory fields with get_request.',

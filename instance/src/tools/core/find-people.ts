@@ -3,7 +3,9 @@ import { all, is } from '../../sdp/list-info.ts'
 import type { Person } from '../../sdp/people.ts'
 import { personIs } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
+import { strangersLine } from '../markdown.ts'
 import { optionName } from '../params.ts'
+import { nameLine } from '../request-view.ts'
 
 /** Counting costs a call per person. */
 const mostCounted = 5
@@ -37,14 +39,14 @@ export const findPeople = defineTool({
       data: {
         people: people.map(person => ({
           id: person.id,
-          name: person.name,
-          email: person.email,
+          name: nameLine(person),
+          email: strangersLine(person.email),
           technician: person.isTechnician || undefined,
           vip: person.isVip || undefined,
-          site: person.site,
-          department: person.department,
-          job_title: person.jobTitle,
-          phone: person.phone,
+          site: nameLine(person.site),
+          department: nameLine(person.department),
+          job_title: strangersLine(person.jobTitle),
+          phone: strangersLine(person.phone),
           open_tickets: open.get(person),
         })),
         hint: people.length === 0 ? 'Nobody found: try another part of the name, or the e-mail address.' : undefined,

@@ -5,7 +5,7 @@ import { at, type Json, rows, text } from '../../sdp/json.ts'
 import { child, type SdpPath } from '../../sdp/path.ts'
 import { recordPath } from '../../sdp/records.ts'
 import { defineTool, type ToolCall } from '../define.ts'
-import { strangersLine, untrusted, visible } from '../markdown.ts'
+import { plainLine, strangersLine, untrusted, visible } from '../markdown.ts'
 import { parentId } from '../params.ts'
 import { type Outcome, ToolError } from '../result.ts'
 
@@ -64,7 +64,7 @@ export const getAttachment = defineTool({
       )
     }
     const { bytes, contentType } = await fetchBytes(call, parent, found, url, max_bytes)
-    const type = (text(found.content_type) ?? contentType).split(';')[0]?.trim().toLowerCase() ?? ''
+    const type = plainLine((text(found.content_type) ?? contentType).split(';')[0] ?? '').toLowerCase()
     return show(name, type, bytes, url && new URL(url, call.context.sdp.baseUrl).href)
   },
 })

@@ -1,8 +1,11 @@
 import { z } from 'zod'
 import { AuthorizationError } from '../../context.ts'
+import { cut } from '../../cut.ts'
 import { isSdpError } from '../../sdp/errors.ts'
 import type { Person } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
+import { plainLine } from '../markdown.ts'
+import { nameLine } from '../request-view.ts'
 import { authorizationSteps, covers } from '../scopes.ts'
 import { formatInstant } from '../time.ts'
 
@@ -39,13 +42,13 @@ export const getMyContext = defineTool({
       data: {
         user: {
           username: context.user.username,
-          name: me?.name ?? context.user.displayName,
+          name: nameLine(me) ?? context.user.displayName,
           email: me?.email ?? context.user.email,
           id: me?.id,
           technician: me?.isTechnician,
-          site: me?.site,
-          department: me?.department,
-          roles: me?.roles,
+          site: nameLine(me?.site),
+          department: nameLine(me?.department),
+          roles: me?.roles?.map(nameLine),
         },
         portal: {
           name: context.sdp.portal,
@@ -91,7 +94,7 @@ async function refusedLists(call: ToolCall, scopes: readonly string[]): Promise<
         kind === 'denied'
           ? 'the role of this person in ServiceDesk Plus does not allow it'
           : 'the scope is granted, but the site does not offer it'
-      return `${list}: refused with HTTP ${httpStatus}${said ? ` "${said.slice(0, 80)}"` : ''}: ${why}`
+      return `${list}: refused with HTTP ${httpStatus}${said ? ` "${cut(plainLine(said), 80)}"` : ''}: ${why}`
     })
   } catch (error) {
     if (error instanceof AuthorizationError) return []

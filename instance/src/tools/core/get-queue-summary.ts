@@ -1,10 +1,11 @@
 import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
-import { instant, type Json, name } from '../../sdp/json.ts'
+import { instant, type Json } from '../../sdp/json.ts'
 import { all, atLeast, atMost, type Condition, criteria, is, isEmpty, largestPage } from '../../sdp/list-info.ts'
 import { personIs } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { optionName } from '../params.ts'
+import { nameLine } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 import { today } from '../time.ts'
 
@@ -110,8 +111,8 @@ function countRows(rows: Json[], scope: Scope, { now, start, end }: Day): Json {
     due_today: due.filter(at => at >= start && at < end).length,
     without_first_response: tells('responded_time') ? without('responded_time') : undefined,
     unassigned: scope === 'mine' ? undefined : without('technician'),
-    by_status: tally(rows.map(row => name(row.status))),
-    by_priority: tally(rows.map(row => name(row.priority))),
+    by_status: tally(rows.map(row => nameLine(row.status))),
+    by_priority: tally(rows.map(row => nameLine(row.priority))),
   }
 }
 

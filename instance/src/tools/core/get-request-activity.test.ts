@@ -46,7 +46,7 @@ it('merges mails, notes and history, newest first, with author and visibility', 
 it('reads bodies only of what it shows', async () => {
   const { entries, more } = await carol.ok('get_request_activity', { request_id: number, limit: 1 })
   expect(entries).toHaveLength(1)
-  expect(more).toMatch(/older entries/)
+  expect(more).toMatch(/older entries: page=2/)
 })
 
 it('tells what the site refuses and shows the rest', async () => {
@@ -54,6 +54,27 @@ it('tells what the site refuses and shows the rest', async () => {
   const shown = await carol.ok('get_request_activity', { request_id: number })
   expect(shown.not_available).toEqual([expect.stringContaining('conversation')])
   expect(shown.entries.length).toBeGreaterThan(0)
+})
+
+it('pages and parts together show every entry and all of a long note', async () => {
+  const { number: busy } = await carol.ok('create_request', { subject: 'Long notes', requester: 'Ana Ferreira' })
+  const texts = Array.from({ length: 5 }, (_, note) => Array.from({ length: 2_500 }, (_, word) => `n${note}w${word}`))
+  for (const words of texts) await carol.ok('add_note', { request_id: busy, text: words.join(' ') })
+  const seen: string[] = []
+  let more: string | undefined
+  for (let page = 1; ; page++) {
+    for (let part = 1; ; part++) {
+      const args = { request_id: busy, kinds: ['notes'], limit: 3, page, ...(part > 1 ? { part } : {}) }
+      const answer = await carol.ok('get_request_activity', args)
+      for (const entry of answer.entries) seen.push(...(entry.text.match(/n\dw\d+/g) ?? []))
+      more = answer.more ?? more
+      if (!answer.cut) break
+      expect(JSON.stringify(answer.cut)).toContain(`part=${part + 1}`)
+    }
+    if (!more?.includes(`page=${page + 1}`)) break
+  }
+  expect(new Set(seen).size).toBe(seen.length)
+  expect(seen.toSorted()).toEqual(texts.flat().toSorted())
 })
 
 describe('quoted mail', () => {

@@ -1,11 +1,11 @@
 import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
-import { at, flag, instant, isObject, type Json, name, rows, text } from '../../sdp/json.ts'
+import { at, flag, instant, isObject, type Json, rows, text } from '../../sdp/json.ts'
 import { child, path } from '../../sdp/path.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { htmlToMarkdown, strangersLine, untrusted } from '../markdown.ts'
-import { date, requestId } from '../params.ts'
-import { plainValue } from '../request-view.ts'
+import { date, limit, page, requestId } from '../params.ts'
+import { nameLine, plainValue } from '../request-view.ts'
 import { formatInstant, parseInstant } from '../time.ts'
 
 const kinds = ['conversation', 'notes', 'history'] as const
@@ -22,12 +22,17 @@ export const getRequestActivity = defineTool({
     request_id: requestId,
     kinds: z.array(z.enum(kinds)).optional().describe('Default conversation and notes'),
     since: date.optional(),
-    limit: z.int().min(1).max(50).optional().describe('Entries, default 10'),
+    page,
+    limit: limit.describe('Entries, default 10'),
+    part: z.int().min(1).optional().describe('Next part of a long answer'),
   },
   output: { entries: z.array(z.looseObject({})), more: z.string().optional() },
   effect: 'read',
   scopes: ['requests.READ'],
-  async run({ request_id, kinds: wanted = defaultKinds, since, limit = defaultEntries }, call) {
+  async run(
+    { request_id, kinds: wanted = defaultKinds, since, page: number = 1, limit: size = defaultEntries, part },
+    call,
+  ) {
     const id = await call.requests.id(call.sdp, request_id)
     const zone = await call.zone()
     const from = since === undefined ? undefined : parseInstant(since, { now: call.context.now(), zone })
@@ -36,7 +41,8 @@ export const getRequestActivity = defineTool({
       .flatMap(part => part.entries)
       .filter(entry => from === undefined || entry.at >= from)
       .sort((a, b) => b.at - a.at)
-    const shown = all.slice(0, limit)
+    const older = Math.max(0, all.length - number * size)
+    const shown = all.slice((number - 1) * size, number * size)
     // bodies are read only of what is shown: each mail is a call of its own
     const entries = await Promise.all(
       shown.map(async ({ at, show }) => ({ at: at > 0 ? formatInstant(at, zone) : undefined, ...(await show()) })),
@@ -46,14 +52,11 @@ export const getRequestActivity = defineTool({
       data: {
         id,
         entries,
-        more:
-          all.length > shown.length
-            ? `${all.length - shown.length} older entries: raise limit or set since`
-            : undefined,
+        more: older > 0 ? `${older} older entries: page=${number + 1} with the same limit` : undefined,
         not_available: missing,
         url: call.site.link('requests', id),
       },
-      rest: 'ask for fewer entries with limit, or one kind',
+      inParts: { tool: 'get_request_activity', part },
     }
   },
 })
@@ -100,9 +103,11 @@ async function mail(call: ToolCall, id: string, row: Json): Promise<Json> {
   const type = text(row.type) ?? ''
   const isFromDesk = flag(at(row, 'created_by.is_technician'))
   const head = {
-    kind: mailKinds[type] ?? (isFromDesk === false ? 'mail from requester' : type.toLowerCase() || 'mail'),
+    kind:
+      (Object.hasOwn(mailKinds, type) ? mailKinds[type] : undefined) ??
+      (isFromDesk === false ? 'mail from requester' : type.toLowerCase() || 'mail'),
     id: text(row.id),
-    author: strangersLine(name(row.created_by)) ?? 'system',
+    author: nameLine(row.created_by) ?? 'system',
   }
   const own = text(row.description) ?? text(row.content)
   const body = own === undefined ? await mailBody(call, id, text(row.id) ?? '') : { description: own }
@@ -126,7 +131,7 @@ async function mailBody(call: ToolCall, id: string, mailId: string): Promise<Jso
 }
 
 function addresses(value: unknown): string[] | undefined {
-  if (!Array.isArray(value)) return text(value) === undefined ? undefined : [String(value)]
+  if (!Array.isArray(value)) return text(value) === undefined ? undefined : [strangersLine(String(value)) ?? '']
   return value.map(one => strangersLine(isObject(one) ? text(one.email_id) : text(one)) ?? '').filter(one => one !== '')
 }
 
@@ -141,7 +146,7 @@ async function notes(call: ToolCall, id: string): Promise<Entry[]> {
       return {
         kind: 'note',
         id: text(row.id),
-        author: strangersLine(name(whole.created_by) ?? name(whole.added_by)),
+        author: nameLine(whole.created_by) ?? nameLine(whole.added_by),
         public: flag(whole.show_to_requester) ?? false,
         text: trimmed(text(whole.description)),
       }
@@ -170,11 +175,10 @@ async function history(call: ToolCall, id: string, zone: string): Promise<Entry[
     at: instant(row.time) ?? instant(row.created_time) ?? 0,
     show: async () => ({
       kind: 'history',
-      author: strangersLine(name(row.by)),
+      author: nameLine(row.by),
       action: strangersLine(text(row.operation) ?? text(row.description)),
       changes: rows(row.diff).map(
-        part =>
-          `${text(at(part, 'field.name')) ?? text(part.field)}: ${show(part.previous_value, zone)} -> ${show(part.current_value, zone)}`,
+        part => `${nameLine(part.field)}: ${show(part.previous_value, zone)} -> ${show(part.current_value, zone)}`,
       ),
     }),
   }))

@@ -63,6 +63,15 @@ it('gives only the fields asked for', async () => {
   expect(Object.keys(ticket).sort()).toEqual(['id', 'requester', 'subject', 'url'])
   const unknown = await carol.ok('get_request', { request_id: '12', fields: ['subject', 'no_such_field'] })
   expect(unknown.empty_or_unknown).toEqual(['no_such_field'])
+  for (const inherited of ['constructor', '__proto__', 'requester.toString']) {
+    const none = await carol.ok('get_request', { request_id: '12', fields: ['subject', inherited] })
+    expect(none.empty_or_unknown).toEqual([inherited])
+  }
+})
+
+it('an argument called like something objects inherit is unknown like any other', async () => {
+  for (const key of ['constructor', 'toString'])
+    expect(await carol.fails('get_request', { request_id: '12', [key]: 1 })).toContain(`${key}: unknown`)
 })
 
 it('a ticket that does not exist and one that is not mine are errors with a next step', async () => {
@@ -103,4 +112,24 @@ it('a very long description is cut with a mark, and its parts can be read', asyn
   const part = await carol.ok('get_request', { request_id: id, part: 2 })
   expect(part.parts).toBeGreaterThan(2)
   expect(part.description.length).toBeGreaterThan(19_000)
+})
+
+it.each([
+  ['English', 'word'],
+  ['Greek', 'λέξη'],
+])('who follows what the answer says reads all of a long %s description, once', async (_case, word) => {
+  const words = Array.from({ length: 5_000 }, (_, index) => `${word}${index}`)
+  const { id } = await carol.ok('create_request', { subject: `All of it: ${word}`, description: words.join(' ') })
+  const seen: string[] = []
+  for (let part: number | undefined; ; ) {
+    const { description, cut } = await carol.ok(
+      'get_request',
+      part === undefined ? { request_id: id } : { request_id: id, part },
+    )
+    seen.push(...(description.match(/\p{L}+\d+/gu) ?? []))
+    if (!cut) break
+    part = Number(/part=(\d+)/.exec(cut[0])?.[1])
+    expect(part).toBeLessThan(20)
+  }
+  expect(seen).toEqual(words)
 })

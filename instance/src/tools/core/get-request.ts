@@ -1,12 +1,12 @@
 import { z } from 'zod'
 import type { Sdp } from '../../sdp/client.ts'
 import { isSdpError } from '../../sdp/errors.ts'
-import { at, flag, isObject, type Json, name, rows, text } from '../../sdp/json.ts'
+import { at, flag, isObject, type Json, rows, text } from '../../sdp/json.ts'
 import { path, type SdpPath } from '../../sdp/path.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersHtml, strangersLine } from '../markdown.ts'
 import { requestId } from '../params.ts'
-import { plainValue, requestDetail, time } from '../request-view.ts'
+import { fieldAt, nameLine, plainValue, requestDetail, time } from '../request-view.ts'
 import { attachments, taskRow, worklogRow } from '../rows.ts'
 
 const includes = [
@@ -33,7 +33,7 @@ export const getRequest = defineTool({
     request_id: requestId,
     include: z.array(z.enum(includes)).optional().describe('Replaces the default parts'),
     fields: z.array(z.string()).optional().describe('Only these SDP fields'),
-    part: z.int().min(1).optional().describe('Next part of a long description'),
+    part: z.int().min(1).optional().describe('Next part of a long answer'),
   },
   output: {
     number: z.string().optional(),
@@ -48,33 +48,17 @@ export const getRequest = defineTool({
     const id = await call.requests.id(call.sdp, request_id)
     const [raw, zone] = await Promise.all([call.requests.get(call.sdp, id), call.zone()])
     const url = call.site.link('requests', id)
+    const inParts = { tool: 'get_request', part }
     if (fields) {
-      const picked = Object.fromEntries(fields.map(field => [field, plainValue(at(raw, field), zone)]))
+      const picked = Object.fromEntries(fields.map(field => [field, plainValue(fieldAt(raw, field), zone)]))
       const missing = fields.filter(field => picked[field] === undefined || picked[field] === null)
-      return { data: { id, url, ...picked, empty_or_unknown: missing } }
+      return { data: { id, url, ...picked, empty_or_unknown: missing }, inParts }
     }
     const wanted = new Set<Include>(include ?? ['description', 'resolution', 'attachments', 'custom'])
     const parts = await Promise.all([...wanted].map(async name => [name, await readPart(name, call, id, raw, zone)]))
-    const data = { ...requestDetail(raw, zone), id, url, ...Object.fromEntries(parts) }
-    return part === undefined
-      ? { data, rest: 'call get_request with part=2 for the next part of a long text' }
-      : slice(data, part)
+    return { data: { ...requestDetail(raw, zone), id, url, ...Object.fromEntries(parts) }, inParts }
   },
 })
-
-const partLength = 20_000
-
-/** One stretch of a long description, alone. */
-function slice(data: Json, part: number) {
-  const whole = text(data.description)?.replace(/<\/?untrusted>\n?/g, '') ?? ''
-  const parts = Math.max(1, Math.ceil(whole.length / partLength))
-  const piece = whole.slice((part - 1) * partLength, part * partLength)
-  const description = piece === '' ? 'There is no such part.' : `<untrusted>\n${piece}\n</untrusted>`
-  return {
-    data: { number: data.number, id: data.id, url: data.url, description, part, parts },
-    budget: 'large' as const,
-  }
-}
 
 async function readPart(part: Include, call: ToolCall, id: string, raw: Json, zone: string): Promise<unknown> {
   switch (part) {
@@ -88,7 +72,7 @@ async function readPart(part: Include, call: ToolCall, id: string, raw: Json, zo
       return custom(raw, zone)
     case 'sla':
       return {
-        name: name(raw.sla),
+        name: nameLine(raw.sla),
         first_response_due: time(raw.first_response_due_by_time, zone),
         responded: time(raw.responded_time, zone),
         due: time(raw.due_by_time, zone),
@@ -138,11 +122,11 @@ async function approvals(sdp: Sdp, id: string, zone: string): Promise<unknown> {
         })
         return {
           level: text(level.level) ?? levelId,
-          status: name(level.status),
+          status: nameLine(level.status),
           approvals: found.rows.map(row => ({
             id: text(row.id),
-            approver: name(row.approver),
-            status: name(row.status),
+            approver: nameLine(row.approver),
+            status: nameLine(row.status),
             sent: time(row.sent_on, zone),
             acted: time(row.action_taken_on, zone),
             comments: strangersLine(row.comments),

@@ -1,12 +1,10 @@
 import { z } from 'zod'
-import { flag, name, text } from '../../sdp/json.ts'
+import { flag } from '../../sdp/json.ts'
 import { defineTool } from '../define.ts'
-import { htmlToMarkdown, untrusted } from '../markdown.ts'
-import { time } from '../request-view.ts'
+import { strangersHtml } from '../markdown.ts'
+import { nameLine, time } from '../request-view.ts'
 import { attachments } from '../rows.ts'
 import { solutionRow } from './search-solutions.ts'
-
-const partLength = 20_000
 
 export const getSolution = defineTool({
   name: 'get_solution',
@@ -20,25 +18,22 @@ export const getSolution = defineTool({
   output: { title: z.string().optional(), text: z.string().optional(), url: z.string() },
   effect: 'read',
   scopes: ['solutions.READ'],
-  async run({ solution_id, part = 1 }, call) {
+  async run({ solution_id, part }, call) {
     const id = await call.records.id(call.sdp, 'solution', solution_id)
     const [raw, zone] = await Promise.all([call.records.get(call.sdp, 'solution', id), call.zone()])
-    const whole = htmlToMarkdown(text(raw.description) ?? '')
-    const parts = Math.max(1, Math.ceil(whole.length / partLength))
     return {
       data: {
         ...solutionRow(raw, zone),
         public: flag(raw.is_public),
-        author: name(raw.created_by),
+        author: nameLine(raw.created_by),
         review: time(raw.review_date, zone),
         expires: time(raw.expiry_date, zone),
-        text: untrusted(whole.slice((part - 1) * partLength, part * partLength)),
-        part: parts > 1 ? `${part} of ${parts}` : undefined,
+        text: strangersHtml(raw.description),
         attachments: attachments(raw),
         url: call.site.link('solutions', id),
       },
       budget: 'large',
-      rest: 'ask for the next part',
+      inParts: { tool: 'get_solution', part },
     }
   },
 })

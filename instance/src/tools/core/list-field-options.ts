@@ -26,7 +26,7 @@ export const listFieldOptions = defineTool({
       .trim()
       .toLowerCase()
       .replace(/[\s-]+/g, '_')
-    const above = parents[key]
+    const above = Object.hasOwn(parents, key) ? parents[key] : undefined
     const under = parent && above ? await call.names.resolve(call.sdp, above, parent) : undefined
     const found = await call.names.options(call.sdp, key, { module, query, parent: under })
     const options = found.options.slice(0, most)
@@ -48,6 +48,7 @@ export const listFieldOptions = defineTool({
               : 'There may be more: narrow with query.',
       },
       rest: 'narrow with query',
+      whenCut: { complete: false, hint: 'There may be more: narrow with query.' },
     }
   },
 })

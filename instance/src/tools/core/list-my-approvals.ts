@@ -2,12 +2,12 @@ import { z } from 'zod'
 import { type ApprovalModule, isPending } from '../../sdp/approvals.ts'
 import type { SdpPage } from '../../sdp/client.ts'
 import { isSdpError } from '../../sdp/errors.ts'
-import { instant, type Json, name, text } from '../../sdp/json.ts'
+import { instant, type Json, text } from '../../sdp/json.ts'
 import { contains, criteria, type ListInfo } from '../../sdp/list-info.ts'
 import { isPerson, type Person } from '../../sdp/people.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
-import { time } from '../request-view.ts'
+import { nameLine, time } from '../request-view.ts'
 
 const modules = ['request', 'change'] as const
 /** Each record costs at least two calls, so only the newest are looked at. */
@@ -91,8 +91,8 @@ async function ofMine(
       number: text(row.display_id),
       id,
       subject: strangersLine(row.subject ?? row.title),
-      requester: name(row.requester) ?? name(row.change_requester),
-      status: name(approval.status),
+      requester: nameLine(row.requester) ?? nameLine(row.change_requester),
+      status: nameLine(approval.status),
       level,
       level_id: levelId,
       approval_id: text(approval.id),

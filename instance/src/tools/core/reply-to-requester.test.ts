@@ -141,3 +141,18 @@ it('a mail that is not found is told as such and never sent again, even beside a
   ).toMatch(/may have been sent/)
   expect(mails().length - before).toBeLessThanOrEqual(1)
 })
+
+it('the subject of a mail is one line of whole characters', async () => {
+  const stored = Object.values(desk.simulator.state.portals[0]?.tables.requests ?? {})
+  // two, because one length ends between two emoji
+  for (const [request_id, length] of [
+    ['12', 199],
+    ['13', 200],
+  ] as const) {
+    stored.find(record => record.display_id === request_id)!.subject = `${'a'.repeat(length)}\n\u200b${'😀'.repeat(20)}`
+    const { preview } = await carol.ok('reply_to_requester', { request_id, text: 'On it' })
+    expect(preview.subject.length).toBeGreaterThan(240)
+    expect(preview.subject.isWellFormed()).toBe(true)
+    expect(preview.subject).not.toMatch(/[\n\u200b]/)
+  }
+})

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { cut } from '../../cut.ts'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
 import { at, instant, isObject, type Json, rows, text } from '../../sdp/json.ts'
 import { child, path } from '../../sdp/path.ts'
@@ -6,7 +7,7 @@ import { linksIn } from '../../sdp/requests.ts'
 import { alike, settled } from '../../sdp/settle.ts'
 import { consent } from '../consent.ts'
 import { defineTool, type ToolCall } from '../define.ts'
-import { strangersLine, textToHtml } from '../markdown.ts'
+import { plainLine, strangersLine, textToHtml } from '../markdown.ts'
 import { requestId } from '../params.ts'
 import { number } from '../request-view.ts'
 import { ToolError } from '../result.ts'
@@ -82,7 +83,8 @@ export const replyToRequester = defineTool({
 type Mail = { to: string[]; cc: string[]; subject: string; description: string; in_reply_to: { id: string } }
 
 function compose(ticket: Json, id: string, body: string, to: string[] | undefined, cc: string[] = []): Mail {
-  const requester = text(at(ticket, 'requester.email_id'))
+  // cleaned before it is used, so that what the preview shows is where the mail goes
+  const requester = strangersLine(at(ticket, 'requester.email_id'))
   const recipients = to && to.length > 0 ? to : requester ? [requester] : []
   if (recipients.length === 0) {
     throw new ToolError(
@@ -98,7 +100,7 @@ function compose(ticket: Json, id: string, body: string, to: string[] | undefine
   return {
     to: recipients,
     cc,
-    subject: `Re: [Request ID :##${key}##] : ${text(ticket.subject) ?? ''}`.slice(0, 250),
+    subject: cut(`Re: [Request ID :##${key}##] : ${plainLine(text(ticket.subject) ?? '')}`, 250),
     description: textToHtml(body),
     in_reply_to: { id },
   }

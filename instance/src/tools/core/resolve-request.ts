@@ -1,6 +1,7 @@
 import { z } from 'zod'
+import { cut } from '../../cut.ts'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
-import { type Json, name } from '../../sdp/json.ts'
+import type { Json } from '../../sdp/json.ts'
 import type { Reference } from '../../sdp/names.ts'
 import { path } from '../../sdp/path.ts'
 import { plain } from '../../sdp/similar.ts'
@@ -8,7 +9,7 @@ import { after, hasResolution, isDone, setResolution, wantsResolutionFirst } fro
 import { defineTool, type ToolCall } from '../define.ts'
 import { textToHtml } from '../markdown.ts'
 import { dryRun, optionName, requestId } from '../params.ts'
-import { number } from '../request-view.ts'
+import { nameLine, number } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 import { addWorklog, planWorklog } from '../worklog.ts'
 
@@ -32,7 +33,7 @@ export const resolveRequest = defineTool({
     const id = await call.requests.id(call.sdp, request_id)
     const [before, target] = await Promise.all([call.requests.get(call.sdp, id), resolvedStatus(call, status)])
     const planned = log_minutes
-      ? await planWorklog(call, { minutes: log_minutes, description: resolution.split('\n')[0]?.slice(0, 200) })
+      ? await planWorklog(call, { minutes: log_minutes, description: cut(resolution.split('\n')[0] ?? '', 200) })
       : undefined
     const head = { number: number(before), id, url: call.site.link('requests', id) }
     if (dry_run) {
@@ -41,7 +42,7 @@ export const resolveRequest = defineTool({
           ...head,
           dry_run: true,
           nothing_sent: true,
-          status_before: name(before.status),
+          status_before: nameLine(before.status),
           status: target.name,
           resolution,
           log_minutes,
@@ -57,8 +58,8 @@ export const resolveRequest = defineTool({
       data: {
         ...head,
         done: true,
-        status_before: name(before.status),
-        status: name(ticket.status),
+        status_before: nameLine(before.status),
+        status: nameLine(ticket.status),
         resolution_set: hasResolution(ticket),
         time_logged: worklog,
       },
@@ -108,7 +109,7 @@ async function resolvedStatus(call: ToolCall, asked: string | undefined): Promis
 }
 
 function refuseUnlessTaken(ticket: Json, target: Reference): void {
-  const actual = name(ticket.status)
+  const actual = nameLine(ticket.status)
   if (plain(actual ?? '') === plain(target.name) || isDone(ticket)) return
   throw new SdpError('warning-3000', `The resolution is set, but the ticket is "${actual}", not "${target.name}".`, {
     nextStep:

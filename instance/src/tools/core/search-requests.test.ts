@@ -118,3 +118,25 @@ it('fifty rows stay inside the budget', async () => {
   const result = await carol.call('search_requests', { limit: 50 })
   expect(JSON.stringify(result.structuredContent).length / 4).toBeLessThan(6_000)
 })
+
+it('who follows the answers misses no row where the budget cuts a page, and reads none twice', async () => {
+  const requests = Object.values(desk.simulator.state.portals[0]?.tables.requests ?? {})
+  for (const record of requests)
+    record.subject = 'Ο εκτυπωτής στον δεύτερο όροφο δεν εκτυπώνει τα έγγραφα του λογιστηρίου. '.repeat(3)
+  const { total } = await carol.ok('search_requests', { limit: 1, total: true })
+  const numbers: string[] = []
+  let cuts = 0
+  for (let [page, limit]: [number | undefined, number] = [1, 50]; page !== undefined; ) {
+    const found = await carol.ok('search_requests', { page, limit })
+    numbers.push(...found.requests.map((row: { number: string }) => row.number))
+    if (found.cut) {
+      cuts++
+      expect(found.cut).toEqual([expect.stringContaining(`page=${found.next_page} with limit=${found.next_limit}`)])
+    }
+    page = found.next_page
+    limit = found.next_limit ?? limit
+  }
+  expect(cuts).toBeGreaterThan(0)
+  expect(new Set(numbers).size).toBe(numbers.length)
+  expect(numbers).toHaveLength(total)
+})

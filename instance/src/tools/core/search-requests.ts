@@ -106,7 +106,8 @@ export const searchRequests = defineTool({
         link: found.rows.length > 0 ? call.site.link('requests', '{id}').replace(/%7Bid%7D/i, '{id}') : undefined,
         hint: found.rows.length === 0 ? 'No ticket fits.' : undefined,
       },
-      rest: 'ask for fewer rows (limit) or the next page',
+      rest: 'get_request shows the whole of it',
+      paged: { key: 'requests', page: number, limit: size },
     }
   },
 })

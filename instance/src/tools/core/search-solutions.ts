@@ -1,12 +1,12 @@
 import { z } from 'zod'
-import { type Json, name, text } from '../../sdp/json.ts'
+import { type Json, text } from '../../sdp/json.ts'
 import { all, any, contains, criteria, is, paging } from '../../sdp/list-info.ts'
 import { defineTool } from '../define.ts'
 import { htmlToMarkdown, strangersLine } from '../markdown.ts'
-import { optionName, page } from '../params.ts'
-import { time } from '../request-view.ts'
+import { limit, optionName, page } from '../params.ts'
+import { nameLine, time } from '../request-view.ts'
 
-const rowsPerPage = 10
+const defaultRows = 10
 const rowFields = [
   ...['id', 'display_id', 'title', 'topic', 'keywords', 'approval_status'],
   ...['last_updated_time', 'created_time', 'description'],
@@ -18,15 +18,15 @@ export const searchSolutions = defineTool({
   toolset: 'core',
   description:
     'Finds articles of the knowledge base by words in title, keywords or text, with a snippet. Read one with get_solution.',
-  input: { text: z.string().min(1), topic: optionName.optional(), page },
+  input: { text: z.string().min(1), topic: optionName.optional(), page, limit: limit.describe('Rows, default 10') },
   output: { solutions: z.array(z.looseObject({})), has_more: z.boolean(), next_page: z.number().optional() },
   effect: 'read',
   scopes: ['solutions.READ'],
-  async run({ text: words, topic, page: number = 1 }, call) {
+  async run({ text: words, topic, page: number = 1, limit: size = defaultRows }, call) {
     const zone = await call.zone()
     const under = topic ? await call.names.resolve(call.sdp, 'topic', topic) : undefined
     const found = await call.records.list(call.sdp, 'solution', {
-      ...paging(number, rowsPerPage),
+      ...paging(number, size),
       sort_field: 'id',
       sort_order: 'desc',
       fields_required: rowFields,
@@ -47,6 +47,8 @@ export const searchSolutions = defineTool({
         next_page: found.hasMore ? number + 1 : undefined,
         hint: found.rows.length === 0 ? 'No article fits: try one word, or another.' : undefined,
       },
+      rest: 'get_solution shows the whole of it',
+      paged: { key: 'solutions', page: number, limit: size },
     }
   },
 })
@@ -56,8 +58,8 @@ export function solutionRow(row: Json, zone: string): Json {
     id: text(row.id),
     number: text(row.display_id),
     title: strangersLine(row.title),
-    topic: name(row.topic),
-    status: name(row.approval_status),
+    topic: nameLine(row.topic),
+    status: nameLine(row.approval_status),
     keywords: strangersLine(row.keywords),
     updated: time(row.last_updated_time, zone) ?? time(row.created_time, zone),
   }

@@ -1,11 +1,11 @@
 import { z } from 'zod'
 import { SdpError } from '../../sdp/errors.ts'
-import { at, type Json, name } from '../../sdp/json.ts'
+import { at, type Json } from '../../sdp/json.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { diff, sideEffects } from '../diff.ts'
 import { date, dryRun, optionName, requestId } from '../params.ts'
 import { type Resolved, requestFieldInputs, resolveFields } from '../request-fields.ts'
-import { number } from '../request-view.ts'
+import { nameLine, number } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 import { formatInstant, parseInstant } from '../time.ts'
 
@@ -59,7 +59,7 @@ export const updateRequest = defineTool({
     if (dry_run) {
       const planned = Object.entries(asked).map(([field, wanted]) => ({
         field,
-        before: name(at(before, field)),
+        before: nameLine(at(before, field)),
         asked: wanted,
       }))
       return { data: { ...head, dry_run: true, nothing_sent: true, changes: planned } }

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
-import { at, name, text } from '../../sdp/json.ts'
+import { at, text } from '../../sdp/json.ts'
 import { child, type SdpPath } from '../../sdp/path.ts'
 import { entity } from '../../sdp/requests.ts'
 import { alike, holds, settled } from '../../sdp/settle.ts'
@@ -9,6 +9,7 @@ import { diff } from '../diff.ts'
 import { escapeHtml } from '../markdown.ts'
 import { dryRun, parentId, parentModule, projectId } from '../params.ts'
 import { resolveParent } from '../parent.ts'
+import { nameLine } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 import { taskRow } from '../rows.ts'
 import { resolveTask, taskInputs } from '../task.ts'
@@ -47,7 +48,7 @@ export const updateTask = defineTool({
     if (dry_run) {
       const planned = Object.entries(asked).map(([field, wanted]) => ({
         field,
-        before: name(at(before, field)),
+        before: nameLine(at(before, field)),
         asked: wanted,
       }))
       return { data: { ...head, dry_run: true, nothing_sent: true, changes: planned, comment } }

@@ -1,9 +1,10 @@
 import { z } from 'zod'
-import { flag, name, text } from '../../sdp/json.ts'
+import { flag, text } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
 import { defineTool } from '../define.ts'
 import { htmlToMarkdown, strangersLine } from '../markdown.ts'
 import { dryRun, requestId } from '../params.ts'
+import { nameLine } from '../request-view.ts'
 import { deleteAfterConsent } from './delete-below.ts'
 
 export const deleteNote = defineTool({
@@ -27,7 +28,7 @@ export const deleteNote = defineTool({
       async prepare() {
         const note = await call.requests.note(call.sdp, id, note_id)
         const preview = {
-          author: name(note.created_by) ?? name(note.added_by),
+          author: nameLine(note.created_by) ?? nameLine(note.added_by),
           visible_to_requester: flag(note.show_to_requester),
           text: strangersLine(htmlToMarkdown(text(note.description) ?? ''), 300),
         }

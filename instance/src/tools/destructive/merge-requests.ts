@@ -1,13 +1,13 @@
 import { z } from 'zod'
 import { isSdpError } from '../../sdp/errors.ts'
-import { type Json, name } from '../../sdp/json.ts'
+import type { Json } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
 import { settled } from '../../sdp/settle.ts'
 import { consent } from '../consent.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
 import { dryRun, requestId } from '../params.ts'
-import { number } from '../request-view.ts'
+import { nameLine, number } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 
 export const mergeRequests = defineTool({
@@ -65,7 +65,7 @@ export const mergeRequests = defineTool({
 })
 
 function line(ticket: Json): string {
-  return `#${number(ticket)} ${strangersLine(ticket.subject, 80)} (${name(ticket.requester)}, ${name(ticket.status)})`
+  return `#${number(ticket)} ${strangersLine(ticket.subject, 80)} (${nameLine(ticket.requester)}, ${nameLine(ticket.status)})`
 }
 
 const lineFields = ['display_id', 'subject', 'requester', 'status']

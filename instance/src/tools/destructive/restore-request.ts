@@ -1,10 +1,10 @@
 import { z } from 'zod'
-import { flag, name } from '../../sdp/json.ts'
+import { flag } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
 import { settled } from '../../sdp/settle.ts'
 import { defineTool } from '../define.ts'
 import { dryRun } from '../params.ts'
-import { number } from '../request-view.ts'
+import { nameLine, number } from '../request-view.ts'
 
 export const restoreRequest = defineTool({
   name: 'restore_request',
@@ -31,7 +31,7 @@ export const restoreRequest = defineTool({
       data: {
         done: flag(ticket.is_trashed) !== true,
         number: number(ticket),
-        status: name(ticket.status),
+        status: nameLine(ticket.status),
         url: call.site.link('requests', id),
       },
     }

@@ -1,13 +1,13 @@
 import { z } from 'zod'
 import { isSdpError, SdpError } from '../../sdp/errors.ts'
-import { flag, name } from '../../sdp/json.ts'
+import { flag } from '../../sdp/json.ts'
 import { path } from '../../sdp/path.ts'
 import { settled } from '../../sdp/settle.ts'
 import { consent } from '../consent.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
 import { dryRun, requestId } from '../params.ts'
-import { number } from '../request-view.ts'
+import { nameLine, number } from '../request-view.ts'
 
 export const trashRequest = defineTool({
   name: 'trash_request',
@@ -28,8 +28,8 @@ export const trashRequest = defineTool({
         const preview = {
           ticket: number(ticket),
           subject: strangersLine(ticket.subject),
-          requester: name(ticket.requester),
-          status: name(ticket.status),
+          requester: nameLine(ticket.requester),
+          status: nameLine(ticket.status),
         }
         return { plan: number(ticket), preview, question: `Move ticket #${number(ticket)} to the trash?` }
       },

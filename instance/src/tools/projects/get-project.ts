@@ -35,7 +35,8 @@ export const getProject = defineTool({
     )
     return {
       data: { ...detail(raw, zone), ...Object.fromEntries(parts), url: call.site.link('projects', id) },
-      rest: 'use search_tasks with project_id and a page',
+      rest: ({ path }) =>
+        path === 'tasks' ? 'search_tasks with project_id lists them in pages' : 'open the project in the portal',
     }
   },
 })

@@ -1,10 +1,11 @@
 import { z } from 'zod'
-import { name, text } from '../../sdp/json.ts'
+import { text } from '../../sdp/json.ts'
 import { all, criteria, paging } from '../../sdp/list-info.ts'
 import { path } from '../../sdp/path.ts'
 import { defineTool } from '../define.ts'
 import { date, defaultLimit } from '../params.ts'
 import { between, byPerson, namedAny, namesInput, pagingInputs, personInput, textIn } from '../record-search.ts'
+import { nameLine } from '../request-view.ts'
 import { taskRow } from '../rows.ts'
 
 const modules = ['request', 'problem', 'change', 'release', 'project', 'milestone'] as const
@@ -47,7 +48,7 @@ export const searchTasks = defineTool({
       return {
         ...taskRow(row, zone),
         on: module,
-        parent: module && name(row[module]),
+        parent: module && nameLine(row[module]),
         parent_id: module && text((row[module] as { id?: unknown }).id),
       }
     })
@@ -58,7 +59,7 @@ export const searchTasks = defineTool({
         has_more: found.hasMore,
         next_page: found.hasMore ? page + 1 : undefined,
       },
-      rest: 'ask for the next page',
+      paged: { key: 'tasks', page, limit },
     }
   },
 })

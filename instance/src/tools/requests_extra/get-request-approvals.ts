@@ -1,8 +1,8 @@
-import { name, text } from '../../sdp/json.ts'
+import { text } from '../../sdp/json.ts'
 import { defineTool } from '../define.ts'
 import { strangersLine } from '../markdown.ts'
 import { requestId } from '../params.ts'
-import { number, time } from '../request-view.ts'
+import { nameLine, number, time } from '../request-view.ts'
 
 export const getRequestApprovals = defineTool({
   name: 'get_request_approvals',
@@ -21,11 +21,11 @@ export const getRequestApprovals = defineTool({
     ])
     const approvals = found.map(({ approval, level, levelId, levelStatus }) => ({
       level,
-      level_status: name(levelStatus),
+      level_status: nameLine(levelStatus),
       level_id: levelId,
       approval_id: text(approval.id),
-      approver: name(approval.approver),
-      status: name(approval.status),
+      approver: nameLine(approval.approver),
+      status: nameLine(approval.status),
       sent: time(approval.sent_on, zone),
       acted: time(approval.action_taken_on, zone),
       comments: strangersLine(approval.comments),
@@ -33,7 +33,7 @@ export const getRequestApprovals = defineTool({
     return {
       data: {
         number: number(ticket),
-        approval_status: name(ticket.approval_status),
+        approval_status: nameLine(ticket.approval_status),
         approvals: approvals.length > 0 ? approvals : 'none',
         url: call.site.link('requests', id),
       },

@@ -1,6 +1,7 @@
 import { z } from 'zod'
+import { cut } from '../../cut.ts'
 import { isSdpError } from '../../sdp/errors.ts'
-import { name, text } from '../../sdp/json.ts'
+import { text } from '../../sdp/json.ts'
 import { child, path, type SdpPath } from '../../sdp/path.ts'
 import { entity } from '../../sdp/requests.ts'
 import { holds, settled } from '../../sdp/settle.ts'
@@ -9,7 +10,7 @@ import { consent } from '../consent.ts'
 import { defineTool, type ToolCall } from '../define.ts'
 import { strangersLine, textToHtml } from '../markdown.ts'
 import { dryRun, person, requestId } from '../params.ts'
-import { number } from '../request-view.ts'
+import { nameLine, number } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 
 /** Levels go from 1 to 5 (docs/sdp-api.md 7.4). */
@@ -43,7 +44,7 @@ export const requestApproval = defineTool({
           Promise.all(approvers.map(who => call.people.resolve(call.sdp, who, 'any', 'approvers'))),
           nextLevel(call, list),
         ])
-        const names = people.map(one => one.person.name)
+        const names = people.map(one => nameLine(one.person) ?? '')
         const subject = text(ticket.subject) ?? ''
         return {
           plan: { number: number(ticket), subject, people, level },
@@ -79,7 +80,7 @@ export const requestApproval = defineTool({
       const done =
         added.length > 0 ? `Level ${level} holds ${added.join(', ')}.` : `Level ${level} was added, without approvers.`
       const approval = await after(done, step)
-      added.push(name(approval.approver) ?? approver.name)
+      added.push(nameLine(approval.approver) ?? nameLine(approver) ?? '')
       ids.push(text(approval.id) ?? '')
     }
     return {
@@ -113,7 +114,7 @@ async function notify(
 ): Promise<string> {
   const body = {
     notification: {
-      subject: subject.slice(0, 250),
+      subject: cut(subject.toWellFormed(), 250),
       description: textToHtml(message ?? 'Please decide on this ticket.'),
     },
   }

@@ -1,9 +1,9 @@
-import { at, isObject, type Json, name, text } from '../../sdp/json.ts'
+import { at, isObject, type Json, text } from '../../sdp/json.ts'
 import { defineTool } from '../define.ts'
 import { diff } from '../diff.ts'
 import { htmlToMarkdown } from '../markdown.ts'
 import { dryRun, requestId } from '../params.ts'
-import { number, plainValue } from '../request-view.ts'
+import { nameLine, number, plainValue } from '../request-view.ts'
 import { ToolError } from '../result.ts'
 import { formatInstant } from '../time.ts'
 
@@ -48,7 +48,7 @@ export const revertChange = defineTool({
     if (dry_run) {
       const planned = Object.entries(asked).map(([field, wanted]) => ({
         field,
-        now: name(at(before, field)),
+        now: nameLine(at(before, field)),
         back_to: wanted ?? 'empty',
       }))
       return { data: { ...head, dry_run: true, nothing_sent: true, changes: planned } }
