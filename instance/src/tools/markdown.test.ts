@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { cut } from '../cut.ts'
-import { htmlToMarkdown, strangersHtml, strangersLine, textToHtml, untrusted, visible } from './markdown.ts'
+import { untrusted, visible } from './clean-text.ts'
+import { htmlToMarkdown, strangersHtml, strangersLine, textToHtml } from './markdown.ts'
 
 describe('HTML of a ticket', () => {
   it('becomes Markdown', () => {

@@ -1,5 +1,6 @@
 import TurndownService from 'turndown'
 import { cut } from '../cut.ts'
+import { isPlainCode, untrusted, visible, withoutMarks } from './clean-text.ts'
 import { simpleTree } from './simple-html.ts'
 
 /**
@@ -170,22 +171,6 @@ function colour(value: string | undefined): string | undefined {
   return short ? `#${short[1]}${short[1]}${short[2]}${short[2]}${short[3]}${short[3]}` : value
 }
 
-/** Drops characters that show nothing: controls, format marks, Unicode tags, halves of characters. Keeps the joiner of emoji (U+200D). */
-export function visible(text: string): string {
-  // nearly every text
-  if (!/[^\n\t -~]/.test(text)) return text
-  return text.replace(/\r\n?/g, '\n').replace(/(?![\n\t\u200d])[\p{Cc}\p{Cf}\p{Cs}\u{e0000}-\u{e0fff}]/gu, '')
-}
-
-/** Printable ASCII, tabs and line ends, and no `<`: nothing to clean, as in nearly every text. An expression takes twice as long to find that. */
-export function isPlain(text: string): boolean {
-  for (let index = 0; index < text.length; index++) {
-    const code = text.charCodeAt(index)
-    if (!isPlainCode(code) && code !== 0x0a && code !== 0x09) return false
-  }
-  return true
-}
-
 /** The same of one line whose words stand one space apart; false for the empty text. */
 function isPlainLine(text: string): boolean {
   let before = 0x20
@@ -195,22 +180,6 @@ function isPlainLine(text: string): boolean {
     before = code
   }
   return before !== 0x20
-}
-
-const isPlainCode = (code: number) => code >= 0x20 && code <= 0x7e && code !== 0x3c
-
-const opening = '<untrusted>'
-const closing = '</untrusted>'
-
-/** Marks a stranger's text as data. The text cannot close the mark itself. */
-export function untrusted(text: string): string {
-  const inner = withoutMarks(text).trim()
-  return inner === '' ? '' : `${opening}\n${inner}\n${closing}`
-}
-
-/** Only the bracket is replaced: matching up to the closing one could take very long on hostile text. */
-export function withoutMarks(text: string): string {
-  return text.replace(/<(?=\s*\/?\s*untrusted)/gi, '‹')
 }
 
 /** A stranger's HTML, cleaned and marked. */
@@ -225,11 +194,6 @@ export function strangersLine(text: unknown, longest = 250): string | undefined 
   const plain = /<[a-z!/]/i.test(text) ? htmlToMarkdown(text) : visible(text)
   const line = withoutMarks(plain).replace(/\s+/g, ' ').trim()
   return line === '' ? undefined : line.length > longest ? `${cut(line, longest)}…` : line
-}
-
-/** The same of what is no HTML, such as an address between angle brackets. */
-export function plainLine(text: string): string {
-  return cut(withoutMarks(visible(text)).replace(/\s+/g, ' ').trim(), 400)
 }
 
 /**

@@ -3,7 +3,7 @@ import { AuthorizationError } from '../context.ts'
 import { SdpError } from '../sdp/errors.ts'
 import { isObject, type Json, setOwn } from '../sdp/json.ts'
 import { budgetTokens, type Cut, fitted, inParts, isWithin, nextPage, notes, type Rest, withNotes } from './budget.ts'
-import { plainLine, visible, withoutMarks } from './markdown.ts'
+import { plainLine, visible, withoutMarks } from './clean-text.ts'
 import { DateError } from './time.ts'
 
 export { budgetTokens, cutToBudget, estimateTokens } from './budget.ts'

@@ -1,7 +1,8 @@
 import { cut } from '../../cut.ts'
 import { isObject, type Json } from '../../sdp/json.ts'
 import { encodeStrictly, type SdpPath } from '../../sdp/path.ts'
-import { htmlToMarkdown, isPlain, untrusted, visible, withoutMarks } from '../markdown.ts'
+import { isPlain, untrusted, visible, withoutMarks } from '../clean-text.ts'
+import { htmlToMarkdown } from '../markdown.ts'
 import { ToolError } from '../result.ts'
 
 /** First segments that may be addressed freely: modules and lists of values, nothing that manages people or the site. */
