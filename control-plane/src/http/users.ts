@@ -380,9 +380,11 @@ export function userRoutes(
     async (request, reply) => {
       // before anything is waited for: who leaves meanwhile would be followed for ever
       const gone = new AbortController()
-      reply.raw.once('close', () => gone.abort())
       followers.add(gone)
-      gone.signal.addEventListener('abort', () => followers.delete(gone))
+      reply.raw.once('close', () => {
+        gone.abort()
+        followers.delete(gone)
+      })
       const { instance } = await users.get(request.params.username)
       if (!instance.containerId)
         throw new AppError(

@@ -615,13 +615,19 @@ describe('streams', () => {
     await expect.poll(() => inFlight(url), { timeout: 3_000 }).toBe(0)
   })
 
-  test('taken over by a second reader before the first is known to be gone stay with the second', async () => {
+  /** A call whose stream a second reader reads on, before the first is known to be gone. */
+  async function takenOver() {
     const { url, calls } = await serve({ resumeMs: 200 })
     const headers = await rawSession(url, '2025-11-25')
     const started = await begin(url, headers, 1, 'a')
     await expect.poll(() => calls.length).toBe(1)
     const cut = new AbortController()
     await started.resume(cut.signal)
+    return { calls, started, cut }
+  }
+
+  test('taken over by a second reader before the first is known to be gone stay with the second', async () => {
+    const { calls, started, cut } = await takenOver()
     const back = reader(await started.resume())
     await started.events.rest()
     cut.abort()
@@ -632,12 +638,7 @@ describe('streams', () => {
   })
 
   test('taken over by a second reader who leaves are given up', async () => {
-    const { url, calls } = await serve({ resumeMs: 200 })
-    const headers = await rawSession(url, '2025-11-25')
-    const started = await begin(url, headers, 1, 'a')
-    await expect.poll(() => calls.length).toBe(1)
-    const cut = new AbortController()
-    await started.resume(cut.signal)
+    const { calls, started, cut } = await takenOver()
     await started.events.rest()
     cut.abort()
     await expect.poll(() => calls[0]!.aborted, { timeout: 2_000 }).toBe(true)
